@@ -1,0 +1,85 @@
+"""The application: `uvicorn --factory api.app:create_app`, or `create_app(settings)` from a program.
+
+Open event streams end with their jobs, so run uvicorn with `timeout_graceful_shutdown`, else a stop waits for them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+
+from api import health
+from api.access import Access
+from api.limits import BodyLimit
+from api.native import events, jobs, plans
+from api.openai import chat, files, models
+from api.openapi import describe
+from api.problems import Envelope, install
+from s2d import __version__
+from s2d.services.chat import open_chat
+from s2d.services.context import first_key, open_context
+from s2d.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The whole HTTP surface. Nothing is opened before the server starts it."""
+    settings = settings or Settings()
+    app = FastAPI(
+        title="s2d",
+        version=__version__,
+        lifespan=partial(_lifespan, settings),
+        middleware=_middleware(settings),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+        # FastAPI would document its own 422 otherwise; `describe` adds what we answer.
+        responses={"default": {"description": "Any other error, in the same shape."}},
+    )
+    install(app)
+    app.include_router(health.router)
+    app.include_router(_v1())
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    return app
+
+
+def _v1() -> APIRouter:
+    v1 = APIRouter(prefix="/v1")
+    for part in (files, plans, jobs, events, models, chat):
+        v1.include_router(part.router)
+    return v1
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """From the outside in."""
+    return [
+        Middleware(Envelope),
+        Middleware(Access),
+        Middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes),
+    ]
+
+
+@asynccontextmanager
+async def _lifespan(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
+    context = await run_in_threadpool(open_context, settings)
+    await run_in_threadpool(first_key, context)
+    app.state.context, app.state.chat = context, open_chat(settings)
+    log.info("the API key is in %s", settings.key_file)
+    try:
+        yield
+    finally:
+        await app.state.chat.close()
+        context.db.close()
+
+
+def _operation_id(route: APIRoute) -> str:
+    return f"{route.tags[0]}_{route.name}"

@@ -1,0 +1,153 @@
+"""Jobs: a plan applied to a training file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from fastapi import APIRouter, Header, Path, Response
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, Field, StringConstraints
+
+from api.deps import ContextDep
+from api.schemas import MARKDOWN, Accept, After, Format, Id, Limit, Page, RequestBody, wants_markdown
+from s2d.errors import FAILURE_CODES
+from s2d.services import jobs
+from s2d.services.progress import EtaRange, Progress, StageProgress
+from s2d.store.states import JobState
+from s2d.store.tables import JobRow
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+class JobRequest(RequestBody):
+    plan: Id = Field(description="Id of the plan to carry out.")
+    training_file: Id = Field(description="Id of the file to carry it out on.")
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]*$")] | None = Field(
+        default=None, description="For people."
+    )
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    stage: str | None = None
+    step: int | None = None
+    advice: str | None = Field(default=None, description="What can be done about it.")
+
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> Self:
+        return cls.model_validate({"advice": FAILURE_CODES.get(stored["code"])} | stored)
+
+
+class Job(BaseModel):
+    """A job and how far it is. Times are seconds since the epoch."""
+
+    id: str
+    object: Literal["job"] = "job"
+    name: str | None
+    plan: str
+    training_file: str
+    state: JobState
+    attempt: int = Field(description="How often a worker has taken it up.")
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    current_stage: str | None
+    step: int = Field(description="Steps done in the current stage.")
+    steps: int = Field(description="Steps of the current stage.")
+    metrics: dict[str, float | None] = Field(description="The latest ones.")
+    eta_s: EtaRange | None = Field(description="Seconds until the job ends, while it runs.")
+    stages: tuple[StageProgress, ...]
+    student: str | None = Field(description="The model that it made, once it has succeeded.")
+    error: JobError | None
+
+    @classmethod
+    def of(cls, row: JobRow) -> Self:
+        progress = Progress.model_validate(row.progress)
+        return cls(
+            id=row.id,
+            name=row.name,
+            plan=row.plan_id,
+            training_file=row.file_id,
+            state=row.state,
+            attempt=row.attempt,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            current_stage=progress.stage,
+            step=progress.step,
+            steps=progress.steps,
+            metrics=progress.metrics,
+            eta_s=progress.eta_s if row.state == "running" else None,
+            stages=progress.stages,
+            student=row.student_id,
+            error=JobError.of(row.error) if row.error else None,
+        )
+
+
+@router.post("", status_code=202)
+def create(
+    ctx: ContextDep,
+    body: JobRequest,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None,
+        Header(min_length=1, max_length=255, description="The same key with the same body gives the same job."),
+    ] = None,
+) -> Job:
+    """Queue a job. Follow it at `GET /v1/jobs/{id}` or `GET /v1/jobs/{id}/events`."""
+    row = jobs.create(
+        ctx, plan_id=body.plan, file_id=body.training_file, name=body.name, idempotency_key=idempotency_key
+    )
+    response.headers["location"] = f"/v1/jobs/{row.id}"
+    return Job.of(row)
+
+
+@router.get("")
+def list_jobs(ctx: ContextDep, after: After = None, limit: Limit = 20, state: JobState | None = None) -> Page[Job]:
+    """The jobs, newest first."""
+    rows, has_more = jobs.list_page(ctx, after=after, limit=limit, state=state)
+    return Page[Job].of(rows, has_more, Job.of)
+
+
+@router.get("/{job_id}")
+def retrieve(ctx: ContextDep, job_id: Id) -> Job:
+    """One job."""
+    return Job.of(jobs.get(ctx, job_id))
+
+
+@router.post("/{job_id}/cancel", status_code=202)
+def cancel(ctx: ContextDep, job_id: Id) -> Job:
+    """Cancel a job: at once while it is queued, else as soon as its worker has stopped. Asking again is harmless."""
+    return Job.of(jobs.cancel(ctx, job_id))
+
+
+@router.get(
+    "/{job_id}/report",
+    response_class=FileResponse,
+    responses={
+        200: {
+            "description": "The report; its schema is in docs/report.md.",
+            "content": {"application/json": {"schema": {"type": "object"}}, "text/markdown": {}},
+        }
+    },
+)
+def report(ctx: ContextDep, job_id: Id, format: Format = None, accept: Accept = "") -> FileResponse:
+    """What the job found: accuracies with intervals, labels spent, provenance. As JSON or as a page in Markdown."""
+    if wants_markdown(format, accept):
+        return FileResponse(jobs.report_path(ctx, job_id, "report.md"), media_type=MARKDOWN)
+    return FileResponse(jobs.report_path(ctx, job_id), media_type="application/json")
+
+
+@router.get(
+    "/{job_id}/report/{picture}.png",
+    response_class=FileResponse,
+    responses={200: {"content": {"image/png": {}}, "description": "The picture."}},
+)
+def report_picture(
+    ctx: ContextDep, job_id: Id, picture: Annotated[str, Path(pattern="^[A-Za-z0-9_-]{1,100}$")]
+) -> FileResponse:
+    """A picture of the report."""
+    return FileResponse(jobs.report_path(ctx, job_id, f"{picture}.png"), media_type="image/png")

@@ -1,0 +1,1 @@
+"""What the stock `openai` client knows: files, models, chat. Each is one file: schemas, then endpoints."""

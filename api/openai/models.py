@@ -1,0 +1,46 @@
+"""The students that can be asked."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from api.deps import ContextDep
+from api.schemas import Id
+from s2d.services import students
+from s2d.store.tables import StudentRow
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+
+class Model(BaseModel):
+    """A student, under the name that chat completions take as `model`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="Seconds since the epoch.")
+    owned_by: Literal["s2d"] = "s2d"
+    job: str = Field(description="The job that made it.")
+
+    @classmethod
+    def of(cls, row: StudentRow) -> Self:
+        return cls(id=row.id, created=int(row.created_at), job=row.job_id)
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+@router.get("")
+def list_models(ctx: ContextDep) -> ModelList:
+    """All students, newest first."""
+    return ModelList(data=[Model.of(row) for row in students.list_all(ctx)])
+
+
+@router.get("/{model_id:path}")
+def retrieve(ctx: ContextDep, model_id: Id) -> Model:
+    """One student."""
+    return Model.of(students.get(ctx, model_id))

@@ -1,0 +1,156 @@
+"""Build the demo pair: `python -m s2d.demo.pretrain --out DIR [--seed N]`.
+
+Plain PyTorch pre-training of a Qwen3 teacher and student on the synthetic text of `task`. A document is a chat prompt,
+its completion and EOS; the loss is on the completion. Two cores need about `SECONDS` below for both. The same seed and
+thread count give the same weights on one machine; another CPU or torch version may differ in the last bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from s2d.demo.task import Mixture, completion, random_text
+from s2d.demo.tokenizer import build_tokenizer
+
+MAX_LENGTH = 1024
+BATCH_SIZE = 16
+WARMUP_STEPS = 50
+REPORT_EVERY = 100
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Phase:
+    """So many AdamW steps on one mixture, with a cosine learning rate that starts at `learning_rate`."""
+
+    steps: int
+    learning_rate: float
+    mixture: Mixture
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model's size and what it is pre-trained on."""
+
+    name: str
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    phases: tuple[Phase, ...]
+
+
+CLEAN = Mixture(full=1.0, half=0.0, full_slip=0.0, half_slip=0.0)
+SLOPPY = Mixture(full=0.15, half=0.40, full_slip=0.15, half_slip=0.3)
+
+# The teacher first learns the two operations from clean working, then to be as sloppy as the student's text is.
+TEACHER = Recipe("teacher", 128, 384, 4, (Phase(900, 2e-3, CLEAN), Phase(500, 1e-3, SLOPPY)))
+STUDENT = Recipe("student", 48, 128, 2, (Phase(1200, 3e-3, SLOPPY),))
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
+    """A Qwen3 model with random weights, four heads and tied embeddings."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden_size,
+        intermediate_size=recipe.intermediate_size,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=recipe.hidden_size // 4,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        dtype=torch.float32,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def batch_of_documents(
+    tokenizer: PreTrainedTokenizerFast, mixture: Mixture, rng: Random
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels, both (BATCH_SIZE, length), padded on the right; labels ignore prompt and padding."""
+    texts = [random_text(rng) for _ in range(BATCH_SIZE)]
+    chats = [[{"role": "user", "content": text}] for text in texts]
+    prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
+    answers = tokenizer([completion(text, mixture, rng) + tokenizer.eos_token for text in texts])["input_ids"]
+    longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+    ids = torch.full((BATCH_SIZE, longest), tokenizer.pad_token_id)
+    labels = torch.full((BATCH_SIZE, longest), IGNORED)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        end = len(prompt) + len(answer)
+        ids[row, :end] = torch.tensor(prompt + answer)
+        labels[row, len(prompt) : end] = torch.tensor(answer)
+    return ids, labels
+
+
+def train_phase(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: Phase, name: str, rng: Random
+) -> None:
+    """Train the model in place, printing the loss every `REPORT_EVERY` steps."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARMUP_STEPS, total_iters=WARMUP_STEPS)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, phase.steps - WARMUP_STEPS)
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [WARMUP_STEPS])
+    began = time.monotonic()
+    for step in range(1, phase.steps + 1):
+        ids, labels = batch_of_documents(tokenizer, phase.mixture, rng)
+        # Causal attention never looks at padding on the right, so no mask is needed.
+        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % REPORT_EVERY == 0 or step == phase.steps:
+            seconds = time.monotonic() - began
+            print(f"{name} step {step}/{phase.steps} loss {loss.item():.3f} ({seconds:.0f} s)", flush=True)
+
+
+def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write model, generation settings and tokenizer as transformers reads them.
+
+    Weights are kept as bfloat16 to halve the files; the config still says float32, so they load as float32.
+    """
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, top_k=0
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    weights = folder / "model.safetensors"
+    halved = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(weights).items()}
+    save_file(halved, weights, metadata={"format": "pt"})
+
+
+def build(recipe: Recipe, out: Path, seed: int) -> None:
+    """Pre-train one model and save it under `out/<name>`."""
+    tokenizer = build_tokenizer(MAX_LENGTH)
+    model = build_model(recipe, tokenizer, seed)
+    rng = Random(f"{recipe.name} {seed}")
+    for phase in recipe.phases:
+        train_phase(model, tokenizer, phase, recipe.name, rng)
+    save(model, tokenizer, out / recipe.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pre-train the demo's teacher and student.")
+    parser.add_argument("--out", type=Path, required=True, help="folder that gets teacher/ and student/")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    for recipe in (TEACHER, STUDENT):
+        build(recipe, arguments.out, arguments.seed)
+    print(f"Teacher and student are in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

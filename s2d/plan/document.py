@@ -1,0 +1,301 @@
+"""The frozen, versioned plan document (design decision 1).
+
+A plan says all that a job needs to know: models, label allocation, every hyperparameter, gates, seeds. Its id is the
+hash of that content, so equal requests give equal plans and a changed plan file is noticed. Units stand in the field
+names or in their descriptions; every estimate is a range.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from s2d.errors import InvalidPlan
+from s2d.verifiers.base import VerifierSpec
+
+SCHEMA_VERSION = "s2d.plan/1"
+
+Arm = Literal["workflow", "direct_grpo"]
+StageKind = Literal["teacher_rl", "teacher_rollouts", "warmup", "opd", "student_rl", "direct_grpo", "evaluate"]
+ModelRole = Literal[
+    "base_teacher", "rl_teacher", "base_student", "warmup_student", "opd_student", "rl_student", "direct_grpo"
+]
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about unknown fields: a setting that would be ignored is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Range(Frozen):
+    """A sampled or modelled quantity: the 80 % range that we expect, never a bare number."""
+
+    low: float = Field(ge=0)
+    high: float = Field(ge=0)
+
+
+class Model(Frozen):
+    """What the planner read from a model's `config.json` and tokenizer files; no weights were loaded."""
+
+    name: str = Field(description="Hub id or local folder, as the user gave it.")
+    revision: str | None = None
+    model_type: str
+    parameters: int = Field(gt=0, description="Parameters, tied embeddings counted once.")
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    context: int = Field(description="Longest sequence, tokens.")
+    tied_embeddings: bool
+    config_hash: str = Field(description="sha256 of config.json, or of the catalog entry.")
+    source: Literal["local", "hub", "catalog"]
+
+
+class LabelAllocation(Frozen):
+    """How many labels each use gets. No label has two uses."""
+
+    teacher_rl: int = Field(ge=0)
+    student_rl: int = Field(ge=0, description="Held out from stage 1; 0 when stage 3 is not run.")
+    validation: int = Field(ge=0, description="Gates are judged on these.")
+    test: int = Field(ge=0, description="Read once, for the report.")
+
+    @property
+    def total(self) -> int:
+        return self.teacher_rl + self.student_rl + self.validation + self.test
+
+
+class Data(Frozen):
+    """The rows a plan counts on. `file_sha256` is None when it was made from a label count alone."""
+
+    file_id: str | None = None
+    file_sha256: str | None = None
+    labeled: int = Field(ge=0)
+    unlabeled: int = Field(ge=0)
+    labels: LabelAllocation
+    bridge_prompts: int = Field(ge=0, description="Prompts without labels in the dense bridge.")
+    split_seed: int
+
+
+class Hardware(Frozen):
+    device: Literal["cpu", "cuda"]
+    devices: int = Field(ge=1, description="Processes that train: GPUs, or 1 on CPU.")
+    memory_gib: float = Field(gt=0, description="Memory per device (RAM on CPU), GiB.")
+    cpu_threads: int = Field(ge=1, description="Torch threads per process.")
+    name: str = ""
+    tflops: float = Field(gt=0, description="Assumed peak per device in the plan's dtype, TFLOP/s.")
+    bandwidth_gbs: float = Field(gt=0, description="Assumed memory bandwidth per device, GB/s.")
+
+
+class Lora(Frozen):
+    rank: int = Field(default=32, ge=1)
+    alpha: int = Field(default=64, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear"] = "all-linear"
+
+
+class Sampling(Frozen):
+    """How rollouts are drawn in training. T = 1 and no filter: the policy's own distribution."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0, description="0 = off.")
+
+
+class Optim(Frozen):
+    """AdamW and its schedule."""
+
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+
+
+class Estimate(Frozen):
+    """What a stage is expected to take: ranges, with the formula's inputs in docs/plan.md."""
+
+    tokens: Range = Field(description="Tokens generated plus trained on.")
+    seconds: Range
+    memory_gib: Range = Field(description="Peak per device.")
+
+
+class StageBase(Frozen):
+    seed: int
+    estimate: Estimate
+    why: str = Field(description="One sentence: why this stage has these numbers.")
+
+
+class Training(StageBase):
+    """What every training stage has. `sequences_per_step` completions make one optimizer step."""
+
+    trains: ModelRole = Field(description="The model that this stage produces.")
+    starts_from: ModelRole
+    steps: int = Field(ge=1, description="Optimizer steps.")
+    optim: Optim
+    sampling: Sampling = Sampling()
+    per_device_batch_size: int = Field(ge=1, description="Sequences in one forward pass on one device.")
+    gradient_accumulation: int = Field(ge=1)
+    dtype: Literal["float32", "bfloat16"]
+    gradient_checkpointing: bool
+    lora: Lora | None = None
+    save_every: int = Field(ge=1, description="Steps between checkpoints.")
+    rollout_engine: Literal["transformers", "vllm"] = "transformers"
+
+
+class Grpo(Training):
+    """GRPO with token-mean (`dapo`) aggregation, asymmetric clip, no reference KL unless `beta` > 0."""
+
+    kind: Literal["teacher_rl", "student_rl", "direct_grpo"]
+    label_roles: tuple[Literal["teacher_rl", "student_rl"], ...]
+    prompts_per_step: int = Field(ge=1)
+    group_size: int = Field(ge=2, description="Rollouts per prompt (G).")
+    epsilon: float = Field(default=0.2, gt=0)
+    epsilon_high: float = Field(default=0.28, gt=0)
+    beta: float = Field(default=0.0, ge=0)
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    loss_type: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
+
+
+class TeacherRollouts(StageBase):
+    """Teacher rollouts for the warmup: generated once, kept on disk with their provenance, reused."""
+
+    kind: Literal["teacher_rollouts"] = "teacher_rollouts"
+    teacher: ModelRole = "rl_teacher"
+    prompts: int = Field(ge=1, description="Distinct prompts.")
+    samples_per_prompt: int = Field(default=1, ge=1)
+    sampling: Sampling = Sampling()
+    batch_size: int = Field(ge=1)
+    dtype: Literal["float32", "bfloat16"]
+    rollout_engine: Literal["transformers", "vllm"] = "transformers"
+
+
+class Warmup(Training):
+    """Stage 2a: forward KL on stored teacher rollouts, at least `steps`, on until C2 holds, at most `max_steps`."""
+
+    kind: Literal["warmup"] = "warmup"
+    teacher: ModelRole = "rl_teacher"
+    sequences_per_step: int = Field(ge=1)
+    max_steps: int = Field(ge=1)
+    check_every: int = Field(ge=1, description="Steps between C2 measurements once `steps` are done.")
+
+
+class Opd(Training):
+    """Stage 2b: full-vocabulary reverse KL on the student's own rollouts."""
+
+    kind: Literal["opd"] = "opd"
+    teacher: ModelRole = "rl_teacher"
+    sequences_per_step: int = Field(ge=1, description="One rollout a prompt.")
+
+
+class Evaluate(StageBase):
+    """avg@k and pass@k on the test labels, for every model of the job."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    models: tuple[ModelRole, ...]
+    k: int = Field(ge=1, description="Completions per problem.")
+    sampling: Sampling
+    batch_size: int = Field(ge=1)
+    dtype: Literal["float32", "bfloat16"]
+    rollout_engine: Literal["transformers", "vllm"] = "transformers"
+
+
+Stage = Annotated[Grpo | TeacherRollouts | Warmup | Opd | Evaluate, Field(discriminator="kind")]
+
+
+class GateC1(Frozen):
+    """C1: the RL'd teacher beats its raw self on validation labels, paired over problems."""
+
+    k: int = Field(default=4, ge=1, description="Completions per validation problem.")
+    min_gain: float = Field(default=0.0, ge=0, lt=1, description="avg@k gain that must be exceeded.")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+
+
+class GateC2(Frozen):
+    """C2: before OPD, reverse KL(student ‖ teacher) per token on student rollouts is at most `max_kl`, nats."""
+
+    max_kl: float = Field(default=0.5, gt=0, description="Mean nats per completion token.")
+    prompts: int = Field(default=128, ge=1)
+
+
+class Gates(Frozen):
+    c1: GateC1 = GateC1()
+    c2: GateC2 = GateC2()
+    on_failure: Literal["stop", "continue"] = "stop"
+
+
+class Warning_(Frozen):  # noqa: N801 (the builtin has the name)
+    """Something the user should know before paying for the job."""
+
+    code: str
+    message: str
+
+
+class Plan(Frozen):
+    """The staged plan. Frozen; `id` is derived from everything else."""
+
+    schema_version: Literal["s2d.plan/1"] = "s2d.plan/1"
+    id: str = ""
+    seed: int
+    teacher: Model
+    student: Model
+    verifier: VerifierSpec
+    data: Data
+    hardware: Hardware
+    max_prompt_tokens: int = Field(ge=1, description="Longer prompts are dropped and counted.")
+    max_completion_tokens: int = Field(ge=1)
+    stages: tuple[Stage, ...]
+    gates: Gates
+    controls: tuple[Literal["direct_grpo"], ...] = ()
+    warnings: tuple[Warning_, ...] = ()
+
+    def content_hash(self) -> str:
+        """sha256 of the canonical JSON of everything but the id."""
+        body = self.model_dump(mode="json", exclude={"id"})
+        return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def sealed(self) -> Plan:
+        """This plan with its id set from its content."""
+        return self.model_copy(update={"id": f"plan_{self.content_hash()[:24]}"})
+
+    def stage(self, kind: StageKind) -> Any:
+        """The stage of this kind.
+
+        Raises:
+            KeyError: the plan has none.
+        """
+        for stage in self.stages:
+            if stage.kind == kind:
+                return stage
+        raise KeyError(kind)
+
+    def kinds(self) -> Iterator[StageKind]:
+        return (stage.kind for stage in self.stages)
+
+
+def load_plan(text: str | bytes) -> Plan:
+    """Read a plan file and check that it is whole.
+
+    Raises:
+        InvalidPlan: unknown schema version, a field out of range, or content that no longer matches its id.
+    """
+    try:
+        plan = Plan.model_validate_json(text)
+    except ValueError as err:
+        raise InvalidPlan(f"This is not a valid {SCHEMA_VERSION} document: {err}", param="plan") from err
+    if plan.sealed().id != plan.id:
+        raise InvalidPlan(
+            "The plan's content does not match its id: it was edited after it was made. Ask for a new plan "
+            "with the values you want as options.",
+            param="plan",
+        )
+    return plan

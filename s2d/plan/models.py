@@ -1,0 +1,204 @@
+"""From a model's name to what the planner knows of it: a local folder, the catalog, or the hub.
+
+Only `config.json` and tokenizer files are read. A local path resolves, symbolic links included, under one of the
+allowed folders; weights are safetensors; a config that wants its own code is refused. What a hub repository's weight
+files are is not known before the job downloads them (it then loads safetensors only).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from s2d.errors import InvalidPlan, ModelRefused
+from s2d.plan.architecture import read_shape
+from s2d.plan.catalog import CATALOG
+from s2d.plan.document import Model
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+_EVERY_FILE = ("config.json", "tokenizer_config.json", "generation_config.json")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_MAX_CONFIG_BYTES = 1 << 20
+
+
+class ModelPolicy(BaseModel):
+    """Where models may come from. Without roots no local folder is allowed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    roots: tuple[Path, ...] = Field(default=(), description="Folders that local models must lie under.")
+    allow_hub: bool = Field(default=True, description="May the planner ask the Hugging Face hub?")
+
+
+def read_model(name: str, policy: ModelPolicy) -> Model:
+    """What `name` is: a folder, a catalog entry or a hub repository; a local `Model.name` is the resolved path.
+
+    Raises:
+        ModelRefused: outside the allowed folders, without safetensors, or with its own code.
+        InvalidPlan: not found, an unknown architecture, or the hub cannot be asked.
+    """
+    folder = local_folder(name, policy)
+    if folder is not None:
+        return _model(str(folder), _read_folder(folder, policy), "local")
+    if name in CATALOG:
+        return _model(name, CATALOG[name].config, "catalog")
+    if not _HUB_ID.fullmatch(name) or ".." in name:
+        raise InvalidPlan(f"{name!r} is neither a local folder nor a hub id such as 'Qwen/Qwen3-1.7B'.")
+    path = Path(_download(name, "config.json", policy))
+    # A cached file lies in .../snapshots/<commit>/config.json.
+    return _model(name, _read_config(path), "hub", revision=path.parent.name)
+
+
+def local_folder(name: str, policy: ModelPolicy) -> Path | None:
+    """The resolved folder when `name` is a local path, else None.
+
+    Raises:
+        ModelRefused: the path is outside the allowed folders (said the same way whether or not it exists).
+    """
+    path = Path(name).expanduser()
+    looks_local = path.is_absolute() or name.startswith((".", "~")) or "\\" in name
+    if not looks_local and not path.is_dir():
+        return None
+    resolved = path.resolve()
+    if not _allowed(resolved, policy):
+        if not looks_local:
+            return None  # a hub id that happens to be a folder here
+        raise ModelRefused(f"{name!r} is outside the folders that models may be read from.")
+    if not resolved.is_dir():
+        raise InvalidPlan(f"There is no model folder {name!r}.")
+    return resolved
+
+
+def model_files(model: Model) -> Path | None:
+    """The folder with the tokenizer files of `model`: its own, or the hub cache's; None where they are not here.
+
+    A cached catalog model counts only with every file that the published one has: half a download (a tokenizer without
+    its generation config) would look like a difference.
+    """
+    if model.source == "local":
+        return Path(model.name)
+    from huggingface_hub import try_to_load_from_cache  # kept out of the import of this room
+
+    found = try_to_load_from_cache(model.name, "tokenizer.json", revision=model.revision)
+    if not isinstance(found, str):
+        return None
+    folder = Path(found).parent
+    needed = _EVERY_FILE if model.source == "catalog" else ("config.json",)
+    return folder if all((folder / name).is_file() for name in needed) else None
+
+
+def fetch_tokenizer(model: Model, policy: ModelPolicy) -> None:
+    """Bring a hub model's config and tokenizer files into the cache; files that the repository lacks are left out.
+
+    Raises:
+        InvalidPlan: the hub may not or cannot be asked, and the files are not in the cache.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import EntryNotFoundError
+
+    if model_files(model) is not None and not _reachable(constants.ENDPOINT):
+        return
+    for file in ("config.json", *TOKENIZER_FILES):
+        try:
+            _download(model.name, file, policy, revision=model.revision)
+        except EntryNotFoundError:
+            continue
+
+
+def _allowed(path: Path, policy: ModelPolicy) -> bool:
+    return any(path.is_relative_to(root.expanduser().resolve()) for root in policy.roots)
+
+
+def _read_folder(folder: Path, policy: ModelPolicy) -> dict[str, Any]:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise InvalidPlan(f"{folder} has no config.json: it is not a transformers model folder.")
+    weights = list(folder.glob("*.safetensors"))
+    for file in (config, *weights, *(folder / name for name in TOKENIZER_FILES)):
+        if not _allowed(file.resolve(), policy):
+            raise ModelRefused(f"{file} links to a place outside the folders that models may be read from.")
+    if not weights:
+        raise ModelRefused(f"{folder} has no safetensors weights; pickled weights can run code and are not loaded.")
+    return _read_config(config)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise InvalidPlan(f"{path} is too large to be a model's config.json.")
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as err:
+        raise InvalidPlan(f"{path} is not valid JSON: {err}") from err
+    if not isinstance(config, dict):
+        raise InvalidPlan(f"{path} does not hold a JSON object.")
+    if "auto_map" in config:
+        raise ModelRefused(f"{path} asks for code of its own (`auto_map`), which is never run.")
+    return config
+
+
+def _model(name: str, config: Mapping[str, Any], source: Any, revision: str | None = None) -> Model:
+    try:
+        shape = read_shape(config)
+    except InvalidPlan as err:
+        raise InvalidPlan(f"{name}: {err.message}") from err
+    canonical = json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+    return Model(
+        name=name,
+        revision=revision,
+        model_type=config["model_type"],
+        config_hash=hashlib.sha256(canonical).hexdigest(),
+        source=source,
+        **asdict(shape),
+    )
+
+
+def _download(name: str, file: str, policy: ModelPolicy, revision: str | None = None) -> str:
+    """The cached path of a hub file; EntryNotFoundError where the repository has no such file."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    if not policy.allow_hub:
+        raise InvalidPlan(f"{name!r} would have to come from the hub, and asking the hub is switched off.")
+    offline = not _reachable(constants.ENDPOINT)
+    try:
+        return hf_hub_download(name, file, revision=revision, local_files_only=offline)
+    except LocalEntryNotFoundError as err:
+        raise InvalidPlan(
+            f"{file} of {name!r} is not on this machine and {constants.ENDPOINT} cannot be reached: go online, or "
+            "download the model and give its folder."
+        ) from err
+    except EntryNotFoundError:
+        raise
+    except HfHubHTTPError as err:
+        raise InvalidPlan(f"The hub does not give {file} of {name!r}: {err}") from err
+
+
+def _reachable(endpoint: str) -> bool:
+    """Can the hub be asked? The client would otherwise retry for half a minute before it says no."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if urllib.request.getproxies():
+        return True  # a proxy resolves names itself
+    try:
+        socket.getaddrinfo(urlparse(endpoint).hostname, 443)
+    except OSError:
+        return False
+    return True

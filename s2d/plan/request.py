@@ -1,0 +1,135 @@
+"""What a user may ask of the planner: the body of `POST /v1/plans` and the options of `s2d plan`.
+
+Everything but the two models and a number of labels is optional; `None` always means that the planner decides. A field
+that is unknown, out of range, or without effect is an error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from s2d.errors import InvalidPlan
+from s2d.plan.document import Frozen, GateC1, GateC2, Lora
+from s2d.plan.overrides import StageOverrides
+from s2d.verifiers.base import VerifierSpec
+
+MAX_LABELS = 10_000_000
+
+
+class DataSummary(Frozen):
+    """What the planner knows of an uploaded file."""
+
+    file_id: str
+    sha256: str
+    labeled: int = Field(ge=0, description="Rows with an answer.")
+    unlabeled: int = Field(ge=0, description="Rows without an answer.")
+    mean_prompt_chars: float = Field(ge=0)
+    p95_prompt_chars: float = Field(ge=0)
+
+
+class HardwareRequest(Frozen):
+    """The machine to plan for; what is not said is detected, or read from the table of known GPUs by `name`."""
+
+    device: Literal["cpu", "cuda"] | None = Field(default=None, description="What trains.")
+    devices: int | None = Field(default=None, ge=1, le=1024, description="GPUs that train; 1 on CPU.")
+    memory_gib: float | None = Field(default=None, gt=0, description="Memory of one device (RAM on CPU), GiB.")
+    cpu_threads: int | None = Field(default=None, ge=1, description="Torch threads of each process.")
+    name: str | None = Field(default=None, description="GPU name, such as `H100` or `A100-80GB`.")
+    tflops: float | None = Field(default=None, gt=0, description="Peak of one device, TFLOP/s.")
+    bandwidth_gbs: float | None = Field(default=None, gt=0, description="Memory bandwidth of one device, GB/s.")
+
+
+class LabelOverrides(Frozen):
+    """Labels for each use; any subset. The planner shares out what is left."""
+
+    teacher_rl: int | None = Field(default=None, ge=1, description="Labels that train the teacher.")
+    student_rl: int | None = Field(default=None, ge=0, description="Held-out labels of stage 3; 0 = no stage 3.")
+    validation: int | None = Field(default=None, ge=2, description="Labels that the gates are judged on.")
+    test: int | None = Field(default=None, ge=1, description="Labels read once, for the report.")
+
+
+class GateOverrides(Frozen):
+    """Bounds of the gates. A gate that is given is used as it stands."""
+
+    c1: GateC1 | None = None
+    c2: GateC2 | None = None
+
+
+class PlanRequest(Frozen):
+    """A request for a plan. Give `labeled_budget`, or `training_file`, or both (then at most that many labels)."""
+
+    teacher: str = Field(min_length=1, max_length=512, description="Hub id or local folder of the model that explores.")
+    student: str = Field(min_length=1, max_length=512, description="Hub id or local folder of the model to improve.")
+    labeled_budget: int | None = Field(
+        default=None, ge=1, le=MAX_LABELS, description="Problems with a known answer that may be used."
+    )
+    training_file: str | None = Field(default=None, min_length=1, description="Id of an uploaded file.")
+    unlabeled_prompts: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_LABELS,
+        description="Problems without an answer; only without `training_file`, which counts its own.",
+    )
+    verifier: str | VerifierSpec = Field(default="math", description="Name of a verifier, or name and options.")
+    hardware: HardwareRequest = Field(
+        default=HardwareRequest(), description="The machine to plan for; detected where not said."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Every other seed is derived from it.")
+    controls: tuple[Literal["direct_grpo"], ...] = Field(
+        default=(), max_length=1, description="Control arms: the same labels spent on the student directly."
+    )
+    on_gate_failure: Literal["stop", "continue"] = Field(
+        default="stop", description="What a job does when C1 or C2 does not hold."
+    )
+    gates: GateOverrides = GateOverrides()
+    student_rl: bool | None = Field(default=None, description="Stage 3 on held-out labels.")
+    labels: LabelOverrides = LabelOverrides()
+    bridge_prompts: int | None = Field(
+        default=None, ge=1, le=MAX_LABELS, description="Distinct prompts of the dense bridge; answers unused."
+    )
+    max_prompt_tokens: int | None = Field(default=None, ge=1, description="Longer prompts are dropped.")
+    max_completion_tokens: int | None = Field(default=None, ge=1, description="Longest completion, tokens.")
+    lora: bool | Lora | None = Field(
+        default=None,
+        description="True or settings: adapters everywhere; false: full fine-tuning everywhere; null: adapters "
+        "in stages that do not fit otherwise.",
+    )
+    stages: StageOverrides = StageOverrides()
+
+    @property
+    def verifier_spec(self) -> VerifierSpec:
+        """The verifier with its options. InvalidRequest for an unknown name."""
+        if isinstance(self.verifier, VerifierSpec):
+            return self.verifier
+        return VerifierSpec.model_validate({"name": self.verifier})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PlanRequest:
+        if self.labeled_budget is None and self.training_file is None:
+            raise ValueError("give labeled_budget or training_file: a plan needs to know how many labels there are")
+        if self.training_file is not None and self.unlabeled_prompts is not None:
+            raise ValueError("unlabeled_prompts goes with labeled_budget alone: training_file counts its own")
+        if self.student_rl is False and self.labels.student_rl:
+            raise ValueError("labels.student_rl asks for labels of a stage that student_rl: false leaves out")
+        if self.student_rl and self.labels.student_rl == 0:
+            raise ValueError("student_rl: true needs labels, and labels.student_rl is 0")
+        if self.stages.direct_grpo is not None and "direct_grpo" not in self.controls:
+            raise ValueError("stages.direct_grpo is set, but controls does not ask for direct_grpo")
+        return self
+
+
+def read_request(fields: Mapping[str, Any]) -> PlanRequest:
+    """`PlanRequest` from plain values (a command line, a file).
+
+    Raises:
+        InvalidPlan: unknown, missing or impossible fields, each named with the reason.
+    """
+    try:
+        return PlanRequest.model_validate(dict(fields))
+    except ValidationError as err:
+        problems = [(".".join(map(str, e["loc"])) or "request", e["msg"]) for e in err.errors()]
+        message = "; ".join(f"{where}: {why}" for where, why in problems)
+        raise InvalidPlan(f"This plan request cannot be used. {message}", param=problems[0][0]) from err

@@ -1,0 +1,309 @@
+"""The stages of a plan, in the order in which a job runs them, each with its numbers and the reason for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from s2d.errors import InvalidPlan
+from s2d.plan import defaults
+from s2d.plan.document import (
+    Estimate,
+    Evaluate,
+    Grpo,
+    Model,
+    ModelRole,
+    Opd,
+    Sampling,
+    Stage,
+    StageKind,
+    TeacherRollouts,
+    Warmup,
+)
+from s2d.plan.overrides import GrpoOverrides, Overrides
+from s2d.plan.sizing import Work, dtype_for, generation_batch, generation_memory
+from s2d.plan.timing import Generate, Train, cost
+from s2d.plan.training import Rows, Setting, Step, choose_step, common, sampling, why_fit
+
+_GRPO_FIELDS = ("epsilon", "epsilon_high", "beta", "scale_rewards", "loss_type")
+
+
+def build_stages(setting: Setting) -> tuple[Stage, ...]:
+    """All stages.
+
+    Raises:
+        InvalidPlan: a setting that is impossible, or a stage that fits on no device.
+    """
+    return tuple(_stages(setting))
+
+
+def _stages(setting: Setting) -> Iterator[Stage]:
+    labels, request = setting.labels, setting.request
+    if request.stages.student_rl is not None and not labels.student_rl:
+        raise InvalidPlan(
+            "stages.student_rl is set, but stage 3 has no labels: ask for student_rl: true.", param="stages.student_rl"
+        )
+    teacher = _teacher_rl(setting)
+    yield teacher
+    rollouts = _teacher_rollouts(setting)
+    yield rollouts
+    yield _warmup(setting, rollouts)
+    yield _opd(setting)
+    steps = teacher.steps
+    if labels.student_rl:
+        student = _student_rl(setting)
+        steps += student.steps
+        yield student
+    if "direct_grpo" in request.controls:
+        yield _direct_grpo(setting, steps)
+    yield _evaluate(setting)
+
+
+def _teacher_rl(setting: Setting) -> Grpo:
+    return _grpo(
+        setting,
+        "teacher_rl",
+        setting.teacher,
+        ("teacher_rl",),
+        ("base_teacher", "rl_teacher"),
+        why="The sparse reward goes to the stronger model",
+        gate=2 * setting.labels.validation * setting.gates.c1.k,
+    )
+
+
+def _student_rl(setting: Setting) -> Grpo:
+    return _grpo(
+        setting,
+        "student_rl",
+        setting.student,
+        ("student_rl",),
+        ("opd_student", "rl_student"),
+        why="After the bridge the student can use the sparse reward too, on labels that stage 1 never saw",
+    )
+
+
+def _direct_grpo(setting: Setting, steps: int) -> Grpo:
+    roles: tuple[Literal["teacher_rl", "student_rl"], ...] = ("teacher_rl", "student_rl")
+    return _grpo(
+        setting,
+        "direct_grpo",
+        setting.student,
+        roles if setting.labels.student_rl else roles[:1],
+        ("base_student", "direct_grpo"),
+        why="Control: the same labels and as many updates as all RL stages of the workflow, on the student directly",
+        steps=steps,
+    )
+
+
+def _grpo(
+    setting: Setting,
+    kind: Literal["teacher_rl", "student_rl", "direct_grpo"],
+    model: Model,
+    label_roles: tuple[Literal["teacher_rl", "student_rl"], ...],
+    roles: tuple[ModelRole, ModelRole],
+    *,
+    why: str,
+    steps: int | None = None,
+    gate: int = 0,
+) -> Grpo:
+    overrides: GrpoOverrides | None = getattr(setting.request.stages, kind)
+    given = overrides.given() if overrides else {}
+    labels = sum(getattr(setting.labels, role) for role in label_roles)
+    work = Work(model, (), 0, setting.max_tokens, generates=True)
+    rows = Rows(
+        field="prompts_per_step",
+        asked=given.get("prompts_per_step"),
+        wanted=defaults.per_step(labels, defaults.MAX_PROMPTS_PER_STEP),
+        available=labels,
+        enough=min(defaults.ENOUGH_PROMPTS, labels),
+        group=given.get("group_size", defaults.GROUP_SIZE),
+    )
+    step = choose_step(setting, kind, work, rows, overrides)
+    steps = given.get("steps") or steps or defaults.grpo_steps(labels, step.rows)
+    rates = defaults.learning_rates(model, lora=step.fit.lora is not None)
+    rate = rates.student_rl if kind == "student_rl" else rates.grpo
+    spent = cost(
+        setting.hardware,
+        setting.lengths,
+        (*_per_step(setting, model, step, steps), *_gate(setting, model, gate)),
+        (_train(model, step, steps),),
+    )
+    passes = steps * step.rows / labels
+    return Grpo(
+        **common(setting, kind, step, overrides, steps=steps, optim={"learning_rate": rate}, roles=roles, cost=spent),
+        label_roles=label_roles,
+        prompts_per_step=step.rows,
+        group_size=step.group,
+        why=f"{why}: {labels:,} labels, {passes:.1f} passes in {steps} steps of {step.rows} x {step.group} rollouts; "
+        f"{why_fit(setting, step, work)}",
+        **{name: given[name] for name in _GRPO_FIELDS if name in given},
+    )
+
+
+def _teacher_rollouts(setting: Setting) -> TeacherRollouts:
+    given = _given(setting.request.stages.teacher_rollouts)
+    prompts = given.get("prompts", min(setting.bridge_prompts, defaults.MAX_ROLLOUT_PROMPTS))
+    if prompts > setting.bridge_prompts:
+        raise InvalidPlan(
+            f"stages.teacher_rollouts.prompts is {prompts:,}, and the bridge has {setting.bridge_prompts:,} prompts.",
+            param="stages.teacher_rollouts.prompts",
+        )
+    few = max(1, min(defaults.MAX_SAMPLES, defaults.WANTED_ROLLOUTS // prompts))
+    samples = given.get("samples_per_prompt", few)
+    batch = _batch(setting, "teacher_rollouts", setting.teacher, prompts * samples, given)
+    spent = cost(setting.hardware, setting.lengths, (Generate(setting.teacher, prompts * samples, batch, 1),))
+    memory = generation_memory(setting.teacher, setting.hardware, batch, setting.max_tokens)
+    return TeacherRollouts(
+        seed=defaults.derive_seed(setting.request.seed, "teacher_rollouts"),
+        estimate=Estimate(tokens=spent.tokens, seconds=spent.seconds, memory_gib=memory),
+        why=f"The RL'd teacher answers {prompts:,} prompts, each {'once' if samples == 1 else f'{samples} times'}; the "
+        "warmup reads the stored rollouts.",
+        prompts=prompts,
+        samples_per_prompt=samples,
+        sampling=sampling(Sampling(), given),
+        batch_size=batch,
+        dtype=dtype_for(setting.hardware),
+    )
+
+
+def _warmup(setting: Setting, rollouts: TeacherRollouts) -> Warmup:
+    overrides = setting.request.stages.warmup
+    given = _given(overrides)
+    stored = rollouts.prompts * rollouts.samples_per_prompt
+    work = Work(setting.student, (setting.teacher,), 0, setting.max_tokens, generates=False)
+    step = choose_step(setting, "warmup", work, _sequences(given, stored), overrides)
+    steps = given.get("steps") or defaults.warmup_steps(stored, step.sequences)
+    most = given.get("max_steps", 3 * steps)
+    if most < steps:
+        # Only the cap was given: the planner's own number of steps yields to it.
+        steps = most
+    lora = step.fit.lora is not None
+    rate = defaults.learning_rates(setting.student, lora=lora).warmup
+    spent = cost(
+        setting.hardware,
+        setting.lengths,
+        _gate(setting, setting.student, setting.gates.c2.prompts),
+        (_train(setting.student, step, steps, setting.teacher),),
+        (_train(setting.student, step, most, setting.teacher),),
+    )
+    return Warmup(
+        **common(
+            setting,
+            "warmup",
+            step,
+            overrides,
+            steps=steps,
+            optim={"learning_rate": rate},
+            roles=("base_student", "warmup_student"),
+            cost=spent,
+        ),
+        sequences_per_step=step.sequences,
+        max_steps=most,
+        check_every=given.get("check_every", max(1, min(25, steps // 4))),
+        why=f"Forward KL on {stored:,} stored teacher rollouts brings the student close enough for gate C2; at least "
+        f"{steps} steps, at most {most}; {why_fit(setting, step, work)}",
+    )
+
+
+def _opd(setting: Setting) -> Opd:
+    overrides = setting.request.stages.opd
+    given = _given(overrides)
+    work = Work(setting.student, (setting.teacher,), 0, setting.max_tokens, generates=True)
+    step = choose_step(setting, "opd", work, _sequences(given, setting.bridge_prompts), overrides)
+    steps = given.get("steps") or defaults.opd_steps(setting.bridge_prompts, step.sequences)
+    optim = {
+        "learning_rate": defaults.learning_rates(setting.student, lora=step.fit.lora is not None).opd,
+        "weight_decay": defaults.OPD_WEIGHT_DECAY,
+    }
+    spent = cost(
+        setting.hardware,
+        setting.lengths,
+        _per_step(setting, setting.student, step, steps),
+        (_train(setting.student, step, steps, setting.teacher),),
+    )
+    roles: tuple[ModelRole, ModelRole] = ("warmup_student", "opd_student")
+    return Opd(
+        **common(setting, "opd", step, overrides, steps=steps, optim=optim, roles=roles, cost=spent),
+        sequences_per_step=step.sequences,
+        why=f"Reverse KL to the RL'd teacher on the student's own rollouts, one for each of {step.sequences} prompts a "
+        f"step, {steps * step.sequences / setting.bridge_prompts:.1f} passes over the bridge prompts; "
+        f"{why_fit(setting, step, work)}",
+    )
+
+
+def _evaluate(setting: Setting) -> Evaluate:
+    given, labels = _given(setting.request.stages.evaluate), setting.labels
+    models = _models(setting)
+    k = given.get("k", defaults.evaluation_samples(labels.test))
+    largest = max(setting.teacher, setting.student, key=lambda model: model.parameters)
+    batch = _batch(setting, "evaluate", largest, labels.test * k, given)
+    spent = cost(
+        setting.hardware,
+        setting.lengths,
+        tuple(Generate(_of(setting, role), labels.test * k, batch, 1) for role in models),
+    )
+    memory = generation_memory(largest, setting.hardware, batch, setting.max_tokens)
+    return Evaluate(
+        seed=defaults.derive_seed(setting.request.seed, "evaluate"),
+        estimate=Estimate(tokens=spent.tokens, seconds=spent.seconds, memory_gib=memory),
+        why=f"avg@{k} and pass@{k} of {len(models)} models on {labels.test:,} test problems that no stage has read.",
+        models=models,
+        k=k,
+        sampling=sampling(defaults.EVALUATION, given),
+        batch_size=batch,
+        dtype=dtype_for(setting.hardware),
+    )
+
+
+def _models(setting: Setting) -> tuple[ModelRole, ...]:
+    models: list[ModelRole] = ["base_teacher", "rl_teacher", "base_student", "warmup_student", "opd_student"]
+    if setting.labels.student_rl:
+        models.append("rl_student")
+    models.extend(setting.request.controls)
+    return tuple(models)
+
+
+def _of(setting: Setting, role: ModelRole) -> Model:
+    return setting.teacher if role in ("base_teacher", "rl_teacher") else setting.student
+
+
+def _sequences(given: dict[str, Any], available: int) -> Rows:
+    return Rows(
+        field="sequences_per_step",
+        asked=given.get("sequences_per_step"),
+        wanted=defaults.per_step(available, defaults.MAX_SEQUENCES),
+        available=available,
+        enough=min(defaults.ENOUGH_SEQUENCES, available),
+    )
+
+
+def _batch(setting: Setting, stage: StageKind, model: Model, completions: int, given: dict[str, Any]) -> int:
+    """The generation batch: as asked if it fits, else the largest that does."""
+    asked: int | None = given.get("batch_size")
+    wanted = asked or min(defaults.GENERATION_BATCH, completions)
+    batch = generation_batch(model, setting.hardware, setting.max_tokens, wanted)
+    if asked is not None and batch < asked:
+        field = f"stages.{stage}.batch_size"
+        raise InvalidPlan(f"{field} ({asked}) does not fit in memory; {batch} does.", param=field)
+    return batch
+
+
+def _per_step(setting: Setting, model: Model, step: Step, steps: int) -> tuple[Generate, ...]:
+    devices = setting.hardware.devices
+    return (Generate(model, steps * step.sequences, step.sequences // devices, devices),)
+
+
+def _gate(setting: Setting, model: Model, sequences: int) -> tuple[Generate, ...]:
+    if not sequences:
+        return ()
+    wanted = min(defaults.GENERATION_BATCH, sequences)
+    batch = generation_batch(model, setting.hardware, setting.max_tokens, wanted)
+    return (Generate(model, sequences, batch, 1),)
+
+
+def _train(model: Model, step: Step, steps: int, *scorers: Model) -> Train:
+    return Train(model, steps, step.sequences, step.fit.per_device_batch_size, step.fit.gradient_checkpointing, scorers)
+
+
+def _given(overrides: Overrides | None) -> dict[str, Any]:
+    return overrides.given() if overrides else {}

@@ -1,0 +1,90 @@
+"""The schema of `report.json`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from s2d.plan.document import LabelAllocation, ModelRole, StageKind
+
+SCHEMA_VERSION = "s2d.report/1"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PassAtK(_Document):
+    k: int
+    mean: float
+    low: float
+    high: float
+
+
+class ArmResult(_Document):
+    """One model on the test labels. Accuracies are shares in [0, 1] with 95 % intervals."""
+
+    model: ModelRole
+    label: str
+    avg_at_k: float
+    low: float
+    high: float
+    k: int
+    problems: int
+    pass_at_k: list[PassAtK]
+    truncated: float
+    labels_used: int
+    """Distinct labels that trained this model or its teacher."""
+    seconds: float
+    """Training and rollout time of every stage that this model needed."""
+
+
+class StageSummary(_Document):
+    kind: StageKind
+    steps: int
+    tokens: int
+    seconds: float
+    labels: int
+    dropped_prompts: int
+
+
+class Gate(_Document):
+    gate: Literal["c1", "c2"]
+    passed: bool
+    message: str
+    measured: dict[str, Any]
+
+
+class Comparison(_Document):
+    """Paired over the same test problems: mean of (arm − baseline) with a 95 % bootstrap interval."""
+
+    arm: ModelRole
+    baseline: ModelRole
+    gain: float
+    low: float
+    high: float
+
+
+class Provenance(_Document):
+    plan_id: str
+    plan_sha256: str
+    data_sha256: dict[str, str]
+    seed: int
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    created_at: str
+
+
+class Report(_Document):
+    schema_version: Literal["s2d.report/1"] = "s2d.report/1"
+    complete: bool
+    """False when the job ended before its evaluation."""
+    arms: list[ArmResult]
+    comparisons: list[Comparison]
+    stages: list[StageSummary]
+    gates: list[Gate]
+    labels: LabelAllocation
+    curves: dict[StageKind, dict[str, list[tuple[int, float]]]]
+    """Stage -> metric -> [(step, value)]."""
+    provenance: Provenance

@@ -1,0 +1,153 @@
+"""One stage as a child process in its own process group: started, followed through its event file, stopped.
+
+Guarantees: when `run` returns, no process of the group is alive. Does not guarantee that a killed stage wrote a
+checkpoint; the runner resumes from the newest valid one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import psutil
+
+from s2d.events import NewEvent
+from s2d.runner.layout import JobLayout
+from s2d.runner.task import EXIT_INTERRUPTED, ProcessId, StageTask
+
+Wish = Literal["run", "stop", "abandon"]
+"""`stop`: SIGTERM, a checkpoint, then the grace time. `abandon`: the lease is lost, kill at once."""
+
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class ChildEnd:
+    """How the process ended: its exit status (negative: the signal) and the last lines that it printed."""
+
+    status: int
+    log_tail: tuple[str, ...]
+
+    @property
+    def interrupted(self) -> bool:
+        return self.status == EXIT_INTERRUPTED
+
+
+def this_process() -> ProcessId:
+    me = psutil.Process()
+    return ProcessId(pid=me.pid, started=me.create_time())
+
+
+def run(
+    task: StageTask,
+    *,
+    command: list[str],
+    threads: int,
+    on_events: Callable[[list[NewEvent]], None],
+    wish: Callable[[], Wish],
+    grace_s: float,
+) -> ChildEnd:
+    """Run the stage to its end. `wish` is asked every `POLL_S` seconds; events arrive in the order of their file.
+
+    Whatever `on_events` or `wish` raises ends the process group and is raised on.
+    """
+    folder = JobLayout(task.job_dir).stage(task.kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    task_file = folder / "task.json"
+    task_file.write_text(task.model_dump_json(indent=2))
+    log = folder / f"log-{task.attempt:03d}.txt"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*command, str(task_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_environment(threads),
+            start_new_session=True,
+        )
+    try:
+        _follow(process, _Tail(folder / task.events_name), on_events, wish, grace_s)
+    finally:
+        _kill_group(process)
+    return ChildEnd(process.returncode, _last_lines(log))
+
+
+def stage_command(devices: int) -> list[str]:
+    """One process, or `accelerate launch` when the plan asks for more than one device."""
+    if devices == 1:
+        return [sys.executable, "-m", "s2d.stages"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1"]
+    return [*launch, "--num_processes", str(devices), "--main_process_port", "0", "--module", "s2d.stages"]
+
+
+def _environment(threads: int) -> dict[str, str]:
+    fixed = {
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        # cuBLAS is only deterministic with a fixed workspace (PyTorch notes on reproducibility).
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    return {**os.environ, **fixed}
+
+
+def _follow(
+    process: subprocess.Popen[bytes],
+    tail: _Tail,
+    on_events: Callable[[list[NewEvent]], None],
+    wish: Callable[[], Wish],
+    grace_s: float,
+) -> None:
+    deadline: float | None = None
+    while process.poll() is None:
+        if events := tail.read():
+            on_events(events)
+        wanted = wish()
+        if wanted == "abandon" or (deadline is not None and time.monotonic() > deadline):
+            return
+        if wanted == "stop" and deadline is None:
+            deadline = time.monotonic() + grace_s
+            process.terminate()
+        time.sleep(POLL_S)
+    if events := tail.read():
+        on_events(events)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    # The child leads its own session, so its group id is its pid, also after it has ended.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class _Tail:
+    """Reads the whole lines that were appended to a file since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._rest = b""
+
+    def read(self) -> list[NewEvent]:
+        if self._file is None:
+            if not self._path.exists():
+                return []
+            self._file = self._path.open("rb")
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        return [NewEvent.model_validate(json.loads(line)) for line in lines if line]
+
+
+def _last_lines(log: Path, count: int = 30) -> tuple[str, ...]:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 32_768))
+        text = file.read().decode("utf-8", "replace")
+    return tuple(text.splitlines()[-count:])

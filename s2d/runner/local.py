@@ -1,0 +1,60 @@
+"""The same plan without API, broker or database: what `s2d train` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2d.data.ingest import ingest
+from s2d.data.split import SplitReport
+from s2d.errors import InvalidPlan
+from s2d.events import NewEvent
+from s2d.plan.document import Plan, load_plan
+from s2d.plan.service import check_against_data
+from s2d.runner.child import Wish
+from s2d.runner.layout import JobLayout
+from s2d.runner.pipeline import Outcome, Pipeline
+
+
+@dataclass
+class _LocalHost:
+    on_event: Callable[[NewEvent], None]
+    stopping: Callable[[], bool]
+
+    def events(self, events: list[NewEvent]) -> None:
+        for event in events:
+            self.on_event(event)
+
+    def wish(self) -> Wish:
+        return "stop" if self.stopping() else "run"
+
+    def spend(self, split: SplitReport) -> None:
+        """A local run has no ledger beyond its split, which is disjoint and kept as split.json."""
+
+
+def run_plan(
+    plan: Plan,
+    upload: Path,
+    out: Path,
+    on_event: Callable[[NewEvent], None],
+    *,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Run `plan` on the labels of `upload` in the folder `out`; call it again with the same folder to resume.
+
+    Raises:
+        InvalidPlan: the folder holds another plan's run, or the file is not the one that the plan counts on.
+        InvalidData: see `s2d.data.ingest.ingest`.
+    """
+    layout = JobLayout(out.absolute())
+    if layout.plan.exists() and load_plan(layout.plan.read_text()).id != plan.id:
+        raise InvalidPlan(f"{out} holds the run of another plan; choose another folder.", param="out")
+    layout.root.mkdir(parents=True, exist_ok=True)
+    rows = layout.root / "rows.jsonl"
+    with upload.open("rb") as stream:
+        report = ingest(stream, rows)
+    if plan.data.file_sha256 not in (None, report.sha256):
+        raise InvalidPlan(f"The plan was made for another file than {upload}.", param="file")
+    check_against_data(plan, report.labeled, report.unlabeled)
+    return Pipeline(plan, rows, layout, _LocalHost(on_event, stopping)).run()

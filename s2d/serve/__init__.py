@@ -1,0 +1,14 @@
+"""Student servers: an inference process per trained student, started when somebody asks, stopped when nobody does.
+
+    StudentServers.acquire ──▶ Lease (base URL, model name) ──▶ Forwarder.complete / Forwarder.stream
+
+`engine` says what kinds of server there are, `process` keeps one of them, `pool` keeps several, `forward` carries
+chat completions there and back. The room imports no torch: only the processes that it starts do.
+"""
+
+from s2d.serve.forward import Forwarder
+from s2d.serve.lease import Lease
+from s2d.serve.pool import StudentServers
+from s2d.serve.settings import ServeSettings
+
+__all__ = ["Forwarder", "Lease", "ServeSettings", "StudentServers"]

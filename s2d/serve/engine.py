@@ -1,0 +1,212 @@
+"""The kinds of inference server: how each is started, and what it can be asked.
+
+`TransformersEngine` is the embedded default: `transformers serve` of this same environment. `VllmEngine` starts vLLM,
+from this or another interpreter. `RemoteEngine` uses a vLLM that somebody else keeps running.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from s2d.errors import Unavailable
+from s2d.serve.settings import ServeSettings
+
+LOOPBACK = "127.0.0.1"
+PLAIN_FIELDS = frozenset(
+    {
+        "messages",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "max_completion_tokens",
+        "stop",
+        "seed",
+        "logit_bias",
+        "tools",
+        "chat_template_kwargs",
+    }
+)
+VLLM_FIELDS = PLAIN_FIELDS | frozenset(
+    {
+        "n",
+        "logprobs",
+        "top_logprobs",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "top_k",
+        "min_p",
+        "response_format",
+        "tool_choice",
+        "parallel_tool_calls",
+    }
+)
+#: Students are local folders, so a server never needs the network; its own command looks for updates otherwise.
+#: The safe path keeps what lies in the working folder from being imported.
+ENVIRONMENT = {
+    "PYTHONSAFEPATH": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One server to start. `environment` is added to this process' own; `model` is what requests must carry."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    cwd: Path
+    port: int
+    model: str
+    health_path: str = "/health"
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+
+class Engine(Protocol):
+    """What the forwarder must know of a kind of server."""
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The request fields that it honours; others are refused rather than silently without effect."""
+
+    @property
+    def keeps_stop(self) -> bool:
+        """Whether its answers end with the stop sequence, which OpenAI's do not."""
+
+    def fit(self, path: Path, body: dict[str, Any]) -> dict[str, Any]:
+        """The request as this server understands it. Raises InvalidRequest (`context_length_exceeded`)."""
+
+
+class LocalEngine(Engine, Protocol):
+    """A kind of server that this process starts."""
+
+    def launch(self, student_id: str, path: Path) -> Launch:
+        """Raises Unavailable when the engine is not installed."""
+
+
+@dataclass(frozen=True)
+class TransformersEngine:
+    """`transformers serve` in this environment: one request at a time, no torch in the process that asks."""
+
+    fields = PLAIN_FIELDS
+    keeps_stop = True
+
+    def launch(self, student_id: str, path: Path) -> Launch:
+        if importlib.util.find_spec("transformers") is None:
+            raise Unavailable("no inference server is installed: pip install 's2d[train]', or set remote_url")
+        port = free_port()
+        # The folder is given as "." because this server reads "@" in a name as the start of a revision.
+        command = (sys.executable, "-m", "transformers.cli.transformers", "serve", ".")
+        options = ("--host", LOOPBACK, "--port", str(port))
+        return Launch(command + options, ENVIRONMENT, path, port, model=".")
+
+    def fit(self, path: Path, body: dict[str, Any]) -> dict[str, Any]:
+        # Late, because tokenizers and jinja2 come with the server and are missing where the API alone is installed.
+        from s2d.serve.embedded import fit
+
+        return fit(path, body)
+
+
+@dataclass(frozen=True)
+class VllmEngine:
+    """vLLM's OpenAI server under `python`. `gpu_share` of a GPU's memory is for one server, ignored on CPU."""
+
+    python: Path
+    gpu_share: float
+
+    fields = VLLM_FIELDS
+    keeps_stop = False
+
+    def launch(self, student_id: str, path: Path) -> Launch:
+        if not self.python.exists():
+            raise Unavailable(f"vllm_python {self.python} does not exist: correct the setting")
+        port = free_port()
+        # The module rather than the `vllm` script, which fails on CPU builds.
+        command = [str(self.python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(path)]
+        command += ["--served-model-name", student_id, "--host", LOOPBACK, "--port", str(port)]
+        environment = ENVIRONMENT
+        if has_gpu():
+            command += ["--gpu-memory-utilization", f"{self.gpu_share:.2f}"]
+        else:
+            # Gigabytes for the key-value cache; unset, vLLM takes a large part of the machine's memory.
+            environment = ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+        return Launch(tuple(command), environment, path.parent, port, model=student_id)
+
+    def fit(self, path: Path, body: dict[str, Any]) -> dict[str, Any]:
+        return body
+
+
+@dataclass(frozen=True)
+class RemoteEngine:
+    """A vLLM at `url` that is started, watched and stopped by somebody else."""
+
+    url: str
+
+    fields = VLLM_FIELDS
+    keeps_stop = False
+
+    def model_for(self, student_id: str, path: Path) -> str:
+        """The name under which the remote server has this student. Raises Unavailable when it has it not."""
+        try:
+            reply = httpx.get(f"{self.url}/v1/models", timeout=10, trust_env=False).raise_for_status()
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"the vLLM at {self.url} does not answer ({error}): start it or check remote_url"
+            ) from error
+        served = reply.json()["data"]
+        for model in served:
+            if model["id"] == student_id or model.get("root") == str(path):
+                return str(model["id"])
+        names = ", ".join(model["id"] for model in served) or "nothing"
+        raise Unavailable(
+            f"the vLLM at {self.url} serves {names}, not {student_id}: "
+            f"start it with --model {path} --served-model-name {student_id}"
+        )
+
+    def fit(self, path: Path, body: dict[str, Any]) -> dict[str, Any]:
+        return body
+
+
+def choose(settings: ServeSettings) -> TransformersEngine | VllmEngine | RemoteEngine:
+    """The engine that the settings ask for."""
+    if settings.remote_url is not None:
+        return RemoteEngine(settings.remote_url.rstrip("/"))
+    if settings.engine == "vllm" or settings.vllm_python is not None or (settings.engine == "auto" and has_vllm()):
+        # vLLM takes its share at start, so the servers that may run at once have to divide it.
+        return VllmEngine(settings.vllm_python or Path(sys.executable), gpu_share=0.9 / settings.max_servers)
+    return TransformersEngine()
+
+
+def has_vllm() -> bool:
+    spec = importlib.util.find_spec("vllm")
+    # A folder that happens to be called vllm is found too, but has no origin.
+    return spec is not None and spec.origin is not None
+
+
+def has_gpu() -> bool:
+    """Whether an accelerator's device file is there (NVIDIA, AMD, Windows' subsystem) and not hidden."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,33 @@
+"""A caller's hold on a running student server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from s2d.serve.engine import Engine
+
+
+@dataclass
+class Lease:
+    """While it is held, the server is not stopped for being idle. Release it once; a second release does nothing."""
+
+    student_id: str
+    path: Path
+    engine: Engine
+    base_url: str
+    model: str
+    _on_release: Callable[[], None] | None = field(default=None, repr=False)
+
+    def release(self) -> None:
+        on_release, self._on_release = self._on_release, None
+        if on_release is not None:
+            on_release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -1,0 +1,105 @@
+"""The chat completion request: what is accepted, and what of it a kind of server honours."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from s2d.errors import InvalidRequest
+from s2d.serve.lease import Lease
+
+#: Fields that do not change the answer. Clients send them for their own books, so they are taken and dropped.
+NO_EFFECT = frozenset({"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
+#: Values that ask for what happens anyway, so that no server needs to know the field.
+NEUTRAL: dict[str, Any] = {
+    "n": 1,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+    "top_k": 0,
+    "min_p": 0,
+    "response_format": {"type": "text"},
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+}
+
+
+class TextPart(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text"]
+    text: str
+
+
+def _joined(content: Any) -> Any:
+    """A list of text parts as one string: a chat template expects a string."""
+    if not isinstance(content, list):
+        return content
+    return "\n".join(TextPart.model_validate(part).text for part in content)
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[str | None, BeforeValidator(_joined)] = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+class ChatRequest(BaseModel):
+    """OpenAI's request body, with vLLM's and transformers' common additions. Unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    messages: list[Message] = Field(min_length=1)
+    stream: bool = False
+    stream_options: dict[str, bool] | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    stop: Annotated[list[str], Field(max_length=4)] | str | None = None
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    logit_bias: dict[int, float] | None = None
+    tools: list[dict[str, Any]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    # The engine may not honour these.
+    n: int | None = Field(None, ge=1, le=16)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0)
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    response_format: dict[str, Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+
+
+def prepare(lease: Lease, body: dict[str, Any]) -> dict[str, Any]:
+    """`body` as the lease's server is to get it.
+
+    Raises InvalidRequest naming the parameter: malformed, unknown, not honoured by this kind of server
+    (`unsupported_parameter`), or over the model's context (`context_length_exceeded`).
+    """
+    request = _validated({name: value for name, value in body.items() if name not in NO_EFFECT and value is not None})
+    for name in request.keys() - lease.engine.fields:
+        if request[name] != NEUTRAL[name]:
+            message = f"the server of this student does not honour {name!r}: leave it out, or serve with vLLM"
+            raise InvalidRequest(message, code="unsupported_parameter", param=name)
+        del request[name]
+    return lease.engine.fit(lease.path, request) | {"model": lease.model}
+
+
+def _validated(body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return ChatRequest.model_validate(body).model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise InvalidRequest(f"{where}: {first['msg']}", param=where) from error

@@ -1,0 +1,103 @@
+"""Jobs: a plan applied to a file. Creating one is a single transaction; running it is the worker's business."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy.exc import IntegrityError
+
+from s2d.errors import InvalidPlan, NotFound
+from s2d.plan.document import Plan
+from s2d.plan.service import check_against_data
+from s2d.services.context import Context
+from s2d.store import events, files, idempotency, jobs, plans
+from s2d.store.states import JobState
+from s2d.store.tables import EventRow, FileRow, JobRow
+
+_SCOPE = "jobs"
+
+
+def create(
+    ctx: Context, *, plan_id: str, file_id: str, name: str | None = None, idempotency_key: str | None = None
+) -> JobRow:
+    """Queue a job.
+
+    Raises:
+        NotFound: no such plan or file.
+        InvalidPlan: the file is not the one that the plan was made for, or has too few rows.
+        Conflict: the idempotency key was used for another request.
+    """
+    try:
+        return _create(ctx, plan_id, file_id, name, idempotency_key)
+    except IntegrityError:
+        # Another request with this key, or the file's removal, came first (PostgreSQL; SQLite has one writer). The
+        # second look sees it.
+        return _create(ctx, plan_id, file_id, name, idempotency_key)
+
+
+def _create(ctx: Context, plan_id: str, file_id: str, name: str | None, idempotency_key: str | None) -> JobRow:
+    request_hash = hashlib.sha256(repr((plan_id, file_id, name)).encode()).hexdigest()
+    with ctx.db.begin() as session:
+        if idempotency_key is not None:
+            known = idempotency.recall(session, _SCOPE, idempotency_key, request_hash)
+            if known is not None:
+                return jobs.get(session, known)
+        plan = Plan.model_validate(plans.get(session, plan_id).document)
+        check_file(plan, files.get(session, file_id, param="training_file"))
+        row = jobs.create(session, plan_id=plan_id, file_id=file_id, name=name)
+        if idempotency_key is not None:
+            idempotency.remember(session, _SCOPE, idempotency_key, request_hash, row.id)
+        return row
+
+
+def check_file(plan: Plan, file: FileRow) -> None:
+    """Raises InvalidPlan when this plan cannot run on this file."""
+    if plan.data.file_sha256 not in (None, file.sha256):
+        raise InvalidPlan(
+            f"Plan {plan.id} was made for another file (sha256 {plan.data.file_sha256}), not for {file.id}. "
+            "Make a plan for this file.",
+            code="plan_file_mismatch",
+            param="training_file",
+        )
+    check_against_data(plan, file.labeled, file.unlabeled)
+
+
+def get(ctx: Context, job_id: str) -> JobRow:
+    """Raises NotFound."""
+    with ctx.db.read() as session:
+        return jobs.get(session, job_id)
+
+
+def list_page(ctx: Context, *, after: str | None, limit: int, state: JobState | None) -> tuple[Sequence[JobRow], bool]:
+    with ctx.db.read() as session:
+        return jobs.list_page(session, after=after, limit=limit, state=state)
+
+
+def cancel(ctx: Context, job_id: str) -> JobRow:
+    """Raises NotFound, and Conflict when the job has already ended otherwise."""
+    with ctx.db.begin() as session:
+        return jobs.request_cancel(session, job_id)
+
+
+def events_since(ctx: Context, job_id: str, after: int, limit: int) -> tuple[Sequence[EventRow], JobRow]:
+    """Events after the number `after`, and the job as it was when they were read."""
+    with ctx.db.read() as session:
+        job = jobs.get(session, job_id)
+        return events.since(session, job_id, after, limit), job
+
+
+def report_path(ctx: Context, job_id: str, name: str = "report.json") -> Path:
+    """The report of a job that has one.
+
+    Raises:
+        NotFound: no such job, or it has not come to its report yet.
+    """
+    job = get(ctx, job_id)
+    path = ctx.settings.job_dir(job_id) / "report" / name
+    if not path.is_file():
+        raise NotFound(
+            f"Job {job_id!r} ({job.state}) has no {name}; it is written when the job ends.", code="report_not_ready"
+        )
+    return path

@@ -1,0 +1,63 @@
+"""Plans: made from a request, kept under the id of their content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy.exc import IntegrityError
+
+from s2d.data.summary import summarize
+from s2d.plan.document import Plan
+from s2d.plan.hardware import detect
+from s2d.plan.request import DataSummary, PlanRequest
+from s2d.plan.service import make_plan
+from s2d.services import files
+from s2d.services.context import Context
+from s2d.store import plans
+from s2d.store.tables import PlanRow
+
+
+def create(ctx: Context, request: PlanRequest) -> Plan:
+    """Make and keep a plan.
+
+    Raises:
+        InvalidPlan, IncompatiblePair, ModelRefused: see `s2d.plan.service.make_plan`.
+        NotFound: no such training_file.
+    """
+    data = _summary(ctx, request.training_file) if request.training_file else None
+    plan = make_plan(request, data, detect(), ctx.settings.model_policy)
+    try:
+        _keep(ctx, plan)
+    except IntegrityError:
+        # The same plan was kept at the same moment (PostgreSQL; SQLite has one writer).
+        get(ctx, plan.id)
+    return plan
+
+
+def _keep(ctx: Context, plan: Plan) -> None:
+    with ctx.db.begin() as session:
+        plans.put(session, plan)
+
+
+def _summary(ctx: Context, file_id: str) -> DataSummary:
+    row = files.get(ctx, file_id, param="training_file")
+    counted = summarize(files.rows_path(ctx, file_id))
+    return DataSummary(
+        file_id=row.id,
+        sha256=row.sha256,
+        labeled=row.labeled,
+        unlabeled=row.unlabeled,
+        mean_prompt_chars=counted.prompt_chars_mean,
+        p95_prompt_chars=counted.prompt_chars_p95,
+    )
+
+
+def get(ctx: Context, plan_id: str) -> Plan:
+    """Raises NotFound."""
+    with ctx.db.read() as session:
+        return Plan.model_validate(plans.get(session, plan_id).document)
+
+
+def list_page(ctx: Context, *, after: str | None, limit: int) -> tuple[Sequence[PlanRow], bool]:
+    with ctx.db.read() as session:
+        return plans.list_page(session, after=after, limit=limit)

@@ -1,0 +1,45 @@
+"""What `JobRow.progress` holds: written by the worker with every batch of events, read by whoever shows a job."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+StageState = Literal["pending", "running", "succeeded", "failed", "skipped"]
+
+
+class EtaRange(BaseModel):
+    """Seconds until the job ends: the 80 % range that we expect."""
+
+    model_config = ConfigDict(frozen=True)
+
+    low: float = Field(ge=0)
+    high: float = Field(ge=0)
+
+
+class StageProgress(BaseModel):
+    """One stage of the job. Times are seconds since the epoch; `seconds` counts every attempt at the stage."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    state: StageState = "pending"
+    started_at: float | None = None
+    finished_at: float | None = None
+    steps: int = Field(default=0, ge=0, description="Optimizer steps done.")
+    seconds: float = Field(default=0.0, ge=0)
+    tokens: int = Field(default=0, ge=0, description="Tokens generated plus trained on.")
+
+
+class Progress(BaseModel):
+    """How far a job is. `step` of `steps` counts within the current stage."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str | None = Field(default=None, description="The stage that runs now.")
+    step: int = Field(default=0, ge=0)
+    steps: int = Field(default=0, ge=0)
+    metrics: dict[str, float | None] = Field(default={}, description="The latest metrics of the current stage.")
+    eta_s: EtaRange | None = None
+    stages: tuple[StageProgress, ...] = ()

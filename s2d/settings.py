@@ -1,0 +1,65 @@
+"""Settings: read once from the environment (`S2D_…`) and passed down; there is no global state.
+
+Without any, s2d runs embedded: SQLite, a private Redis server, one folder for everything (design decision 8).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from s2d.plan.models import ModelPolicy
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="S2D_", extra="ignore", frozen=True)
+
+    state_dir: Path = Field(
+        default=Path.home() / ".s2d", description="Database, uploads, jobs, checkpoints, logs, the first API key."
+    )
+    database_url: str | None = Field(default=None, description="sqlite:///… or postgresql+psycopg://…")
+    redis_url: str | None = Field(default=None, description="Broker; without one `s2d up` starts a private server.")
+
+    host: str = Field(default="127.0.0.1", description="Loopback unless told otherwise.")
+    port: int = Field(default=8400, ge=0, le=65535)
+    max_upload_bytes: int = Field(default=2 * 1024**3, gt=0)
+    max_body_bytes: int = Field(default=4 * 1024**2, gt=0, description="Of a JSON request.")
+
+    model_roots: tuple[Path, ...] = Field(default=(), description='Folders of local models, as JSON: ["/models"].')
+    allow_hub: bool = Field(default=True, description="Read models from the Hugging Face hub.")
+
+    lease_s: float = Field(default=30.0, gt=0, description="A worker silent for so long has lost its job.")
+    grace_s: float = Field(default=30.0, gt=0, description="From SIGTERM to SIGKILL of a stage, for a last checkpoint.")
+    max_attempts: int = Field(default=5, ge=1, description="Claims of one job before it counts as failed.")
+    worker_slots: int = Field(default=1, ge=1, description="Jobs that one worker runs at once.")
+
+    serve_engine: Literal["auto", "transformers", "vllm", "remote"] = "auto"
+    vllm_python: Path | None = Field(default=None, description="Interpreter of another environment that has vLLM.")
+    vllm_url: str | None = Field(default=None, description="Base URL of a running vLLM server.")
+    serve_idle_s: float = Field(default=600.0, gt=0)
+    serve_max_servers: int = Field(default=2, ge=1)
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.state_dir.absolute() / 's2d.db'}"
+
+    @property
+    def model_policy(self) -> ModelPolicy:
+        return ModelPolicy(roots=(self.state_dir.absolute() / "models", *self.model_roots), allow_hub=self.allow_hub)
+
+    def file_dir(self, file_id: str) -> Path:
+        return self.state_dir.absolute() / "files" / file_id
+
+    def job_dir(self, job_id: str) -> Path:
+        return self.state_dir.absolute() / "jobs" / job_id
+
+    @property
+    def log_dir(self) -> Path:
+        return self.state_dir.absolute() / "logs"
+
+    @property
+    def key_file(self) -> Path:
+        return self.state_dir.absolute() / "api-key"

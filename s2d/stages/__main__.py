@@ -1,0 +1,86 @@
+"""Run one stage in this process: `python -m s2d.stages TASK.json`.
+
+Exit status: 0 with `result.json` written; 75 when told to stop and resumable; 1 with `failure.json` that names the
+reason.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from s2d.atomic import write_atomic
+from s2d.errors import S2DError
+from s2d.plan.document import StageKind
+from s2d.runner.task import EXIT_INTERRUPTED, StageError, StageResult, StageTask
+from s2d.stages.runtime import Interrupted, StageRuntime
+
+
+def main(arguments: list[str]) -> int:
+    task = StageTask.model_validate_json(Path(arguments[0]).read_text())
+    runtime = StageRuntime(task, rank=int(os.environ.get("RANK", "0")))
+    runtime.watch()
+    runtime.emit("message", "loading libraries and models")
+    started = time.monotonic()
+    try:
+        result = _entry(task.kind)(runtime)
+    except Interrupted:
+        return EXIT_INTERRUPTED
+    except Exception as err:
+        traceback.print_exc()
+        return _fail(runtime, err)
+    if runtime.rank == 0:
+        final = result.model_copy(update={"seconds": result.seconds + time.monotonic() - started})
+        write_atomic(runtime.folder / "result.json", final.model_dump_json(indent=1))
+    return 0
+
+
+def _entry(kind: StageKind) -> Callable[[StageRuntime], StageResult]:
+    """The stage's function; imported here so that an evaluation does not load the trainers."""
+    match kind:
+        case "teacher_rl" | "student_rl" | "direct_grpo":
+            from s2d.stages import grpo
+
+            return grpo.run
+        case "teacher_rollouts":
+            from s2d.stages import teacher_rollouts
+
+            return teacher_rollouts.run
+        case "warmup":
+            from s2d.stages import warmup
+
+            return warmup.run
+        case "opd":
+            from s2d.stages import opd
+
+            return opd.run
+        case "evaluate":
+            from s2d.stages import evaluate
+
+            return evaluate.run
+
+
+def _fail(runtime: StageRuntime, err: Exception) -> int:
+    error = StageError(code=_code(err), message=str(err) or repr(err), step=getattr(err, "details", {}).get("step"))
+    if runtime.rank == 0:
+        write_atomic(runtime.folder / "failure.json", error.model_dump_json())
+    return 1
+
+
+def _code(err: Exception) -> str:
+    if isinstance(err, S2DError):
+        return err.code
+    if isinstance(err, OSError) and err.errno == errno.ENOSPC:
+        return "disk_full"
+    if isinstance(err, MemoryError) or type(err).__name__ == "OutOfMemoryError":
+        return "out_of_memory"
+    return "stage_failed"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,62 @@
+"""Models and tokenizers: loaded from safetensors without remote code, saved whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from s2d.errors import StageFailure
+from s2d.plan.document import ModelRole, Plan
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer, padding on the left as generation needs; EOS stands in for a missing pad token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, padding_side="left")
+    except (OSError, ValueError) as err:
+        raise StageFailure(f"The tokenizer of {name} cannot be loaded: {err}", code="model") from err
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str, *, dtype: str, device: str, revision: str | None = None) -> PreTrainedModel:
+    """The causal language model `name`, weights in `dtype` on `device`.
+
+    Raises:
+        StageFailure: code "model"; missing, not safetensors, or in need of remote code.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as err:
+        raise StageFailure(f"The model {name} cannot be loaded: {err}", code="model") from err
+    return model.to(device)
+
+
+def revision_of(plan: Plan, role: ModelRole) -> str | None:
+    """The hub revision that the plan pins for a base model; models that the job made have none."""
+    return {"base_teacher": plan.teacher.revision, "base_student": plan.student.revision}.get(role)
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save the model, adapters merged, under `folder`; a folder of that name is always whole."""
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary, safe_serialization=True)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def inference_device(device: str) -> str:
+    return "cuda:0" if device == "cuda" else "cpu"

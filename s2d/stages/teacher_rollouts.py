@@ -1,0 +1,133 @@
+"""Between stages 1 and 2a: gate C1 on the validation labels, then the teacher rollouts that the warmup trains on.
+
+C1 asks whether stage 1 reward-shaped the teacher: its avg@k gain over its raw self, paired over validation problems,
+must exceed the plan's bound with the plan's confidence. It is judged before anything is spent on the bridge.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s2d.evaluate.score import score
+from s2d.evaluate.scores import Scores, load_scores
+from s2d.evaluate.statistics import paired_gain
+from s2d.plan.document import ModelRole, Plan, TeacherRollouts
+from s2d.rollouts.engine import Rollout
+from s2d.rollouts.prompts import Prompt, load_prompts
+from s2d.rollouts.stored import RolloutStore, StoredRollout
+from s2d.runner.task import GateResult, StageResult
+from s2d.stages.checkpoints import sha256_file
+from s2d.stages.inference import opened
+from s2d.stages.runtime import StageRuntime
+from s2d.verifiers.pool import GradingPool
+
+#: Prompts in one stored part: what a kill can cost.
+PART = 512
+
+
+def run(runtime: StageRuntime) -> StageResult:
+    stage: TeacherRollouts = runtime.stage
+    before, after = _validate(runtime, "base_teacher"), _validate(runtime, stage.teacher)
+    gate = judge_c1(runtime.plan, before, after)
+    runtime.gate(gate)
+    result = StageResult(kind=stage.kind, gate=gate, tokens=before.completion_tokens + after.completion_tokens)
+    if not gate.passed and runtime.plan.gates.on_failure == "stop":
+        return result
+    return _generate(runtime, result)
+
+
+def judge_c1(plan: Plan, before: Scores, after: Scores) -> GateResult:
+    """C1: the teacher beats its raw self, with confidence, on the same validation problems."""
+    gate = plan.gates.c1
+    gain = paired_gain(before.means, after.means, confidence=gate.confidence, seed=plan.seed)
+    passed = gain.low > gate.min_gain
+    measured = {
+        "before": sum(before.means) / len(before.means),
+        "after": sum(after.means) / len(after.means),
+        "gain": gain.mean,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "confidence": gate.confidence,
+        "min_gain": gate.min_gain,
+        "problems": len(before.means),
+        "k": gate.k,
+    }
+    message = (
+        f"C1 {'holds' if passed else 'does not hold'}: teacher avg@{gate.k} {measured['before']:.3f} -> "
+        f"{measured['after']:.3f} on {len(before.means)} validation problems, gain {gain.mean:+.3f} "
+        f"[{gain.low:+.3f}, {gain.high:+.3f}] at {gate.confidence:.0%}, must exceed {gate.min_gain:+.3f}"
+    )
+    return GateResult(gate="c1", passed=passed, measured=measured, message=message)
+
+
+def _validate(runtime: StageRuntime, role: ModelRole) -> Scores:
+    """avg@k material of one model on the validation labels; kept, so that a restart does not draw it again."""
+    path = runtime.layout.evaluations / f"validation-{role}.json"
+    if path.exists():
+        return load_scores(path)
+    plan, stage = runtime.plan, runtime.stage
+    with opened(runtime, role) as (engine, tokenizer), GradingPool(plan.verifier) as pool:
+        problems, _ = load_prompts([runtime.layout.data / "validation.jsonl"], tokenizer, plan.max_prompt_tokens)
+        scores = score(
+            engine,
+            tokenizer,
+            problems,
+            pool,
+            k=plan.gates.c1.k,
+            sampling=stage.sampling,
+            max_tokens=plan.max_completion_tokens,
+            seed=stage.seed,
+            on_batch=lambda done, total: runtime.progress(done, total, f"validating {role}"),
+        )
+    scores.save(path, role=role, split="validation")
+    runtime.check_stop()
+    return scores
+
+
+def _generate(runtime: StageRuntime, result: StageResult) -> StageResult:
+    stage: TeacherRollouts = runtime.stage
+    store = RolloutStore(runtime.layout.rollouts)
+    with opened(runtime, stage.teacher) as (engine, tokenizer):
+        pool = [runtime.layout.data / "prompts.jsonl"]
+        prompts, dropped = load_prompts(pool, tokenizer, runtime.plan.max_prompt_tokens)
+        prompts = prompts[: stage.prompts]
+        for part, start in enumerate(range(0, len(prompts), PART)):
+            if not store.has(part):
+                chunk = prompts[start : start + PART]
+                drawn = engine.generate(
+                    [prompt.ids for prompt in chunk],
+                    samples=stage.samples_per_prompt,
+                    sampling=stage.sampling,
+                    max_tokens=runtime.plan.max_completion_tokens,
+                    seed=stage.seed + part,
+                )
+                store.write(part, _stored(chunk, drawn))
+            runtime.progress(min(start + PART, len(prompts)), len(prompts), "teacher rollouts")
+            runtime.check_stop()
+    tokens = sum(len(one.ids) for one in store.read())
+    provenance = store.seal(
+        plan=runtime.plan.id,
+        teacher=stage.teacher,
+        teacher_weights=_weights_hash(Path(runtime.task.models[stage.teacher])),
+        sampling=stage.sampling.model_dump(),
+        max_tokens=runtime.plan.max_completion_tokens,
+        seed=stage.seed,
+        engine=stage.rollout_engine,
+        prompts=len(prompts),
+        samples_per_prompt=stage.samples_per_prompt,
+    )
+    return result.model_copy(
+        update={"tokens": result.tokens + tokens, "dropped_prompts": dropped, "data": {"provenance": provenance}}
+    )
+
+
+def _stored(prompts: list[Prompt], drawn: list[list[Rollout]]) -> list[StoredRollout]:
+    return [
+        StoredRollout(row_id=prompt.row_id, ids=rollout.ids, truncated=rollout.truncated)
+        for prompt, group in zip(prompts, drawn, strict=True)
+        for rollout in group
+    ]
+
+
+def _weights_hash(model: Path) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in sorted(model.glob("*.safetensors"))}

@@ -1,0 +1,147 @@
+"""What the training stages share: TRL's arguments from the plan, and one run from checkpoint to saved model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback
+
+from s2d.plan.document import Training
+from s2d.runner.task import StageResult
+from s2d.stages.callbacks import Checkpointing, Report, StopWhenAsked
+from s2d.stages.checkpoints import newest_valid
+from s2d.stages.models import load_model, revision_of, save_model
+from s2d.stages.runtime import Interrupted, StageRuntime
+
+#: Checkpoints kept per stage: the newest, and the one before in case the newest is damaged.
+KEEP = 2
+
+
+def trainer_arguments(runtime: StageRuntime, steps: int) -> dict[str, Any]:
+    """The arguments that every TRL config takes, from the plan."""
+    stage: Training = runtime.stage
+    plan = runtime.plan
+    optim = stage.optim
+    return {
+        "output_dir": str(checkpoint_dir(runtime)),
+        "max_steps": steps,
+        "per_device_train_batch_size": stage.per_device_batch_size,
+        "gradient_accumulation_steps": stage.gradient_accumulation,
+        "learning_rate": optim.learning_rate,
+        "lr_scheduler_type": optim.schedule,
+        "warmup_steps": optim.warmup_steps,
+        "weight_decay": optim.weight_decay,
+        "adam_beta1": optim.beta1,
+        "adam_beta2": optim.beta2,
+        "max_grad_norm": optim.max_grad_norm,
+        "temperature": stage.sampling.temperature,
+        "top_p": stage.sampling.top_p,
+        "top_k": stage.sampling.top_k,
+        "max_completion_length": plan.max_completion_tokens,
+        # The data are laid out in order beforehand, see `prompts.training_order`.
+        "shuffle_dataset": False,
+        "seed": stage.seed,
+        "use_cpu": plan.hardware.device == "cpu",
+        "bf16": stage.dtype == "bfloat16",
+        "gradient_checkpointing": stage.gradient_checkpointing,
+        "use_vllm": stage.rollout_engine == "vllm",
+        "save_strategy": "steps",
+        "save_steps": stage.save_every,
+        "save_total_limit": KEEP,
+        "logging_steps": 1,
+        # A NaN loss must be seen, not averaged away.
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": plan.hardware.device == "cuda",
+    }
+
+
+def checkpoint_dir(runtime: StageRuntime) -> Path:
+    return runtime.folder / "checkpoints"
+
+
+def student_model(runtime: StageRuntime) -> PreTrainedModel:
+    """The model to train: fp32 weights for full fine-tuning (bf16 is autocast), the plan's dtype under LoRA."""
+    stage: Training = runtime.stage
+    dtype = stage.dtype if stage.lora else "float32"
+    return _load(runtime, stage.starts_from, dtype)
+
+
+def teacher_model(runtime: StageRuntime) -> PreTrainedModel:
+    """The frozen teacher of a distillation stage."""
+    model = _load(runtime, runtime.stage.teacher, runtime.stage.dtype)
+    return model.requires_grad_(False).eval()
+
+
+def _load(runtime: StageRuntime, role: Any, dtype: str) -> PreTrainedModel:
+    # With several processes accelerate places the model; until then it stays in host memory.
+    device = "cpu" if runtime.plan.hardware.devices > 1 or runtime.plan.hardware.device == "cpu" else "cuda:0"
+    return load_model(runtime.task.models[role], dtype=dtype, device=device, revision=revision_of(runtime.plan, role))
+
+
+def lora_config(stage: Training) -> Any:
+    """PEFT's config for the plan's LoRA; None for full fine-tuning."""
+    if stage.lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=stage.lora.rank,
+        lora_alpha=stage.lora.alpha,
+        lora_dropout=stage.lora.dropout,
+        target_modules=stage.lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def train(
+    runtime: StageRuntime,
+    trainer: Any,
+    *,
+    rows_per_step: int,
+    label_rows: int = 0,
+    callbacks: tuple[TrainerCallback, ...] = (),
+    dropped: int = 0,
+    done: Callable[[], bool] = lambda: False,
+) -> StageResult:
+    """Train to the end, or from the newest valid checkpoint on, and save the model under its role.
+
+    Args:
+        rows_per_step: dataset rows behind one optimizer step; the sampler position is `step * rows_per_step`.
+        label_rows: distinct labeled rows among them, for the ledger in the manifest.
+        done: whether the stage came to its end before its last step.
+
+    Raises:
+        Interrupted: told to stop; a sealed checkpoint of the last whole step is there.
+        StageFailure: code "nan_loss".
+    """
+    torch.set_num_threads(runtime.plan.hardware.cpu_threads)
+    report = Report(runtime, trainer.args.max_steps)
+    sealing = Checkpointing(runtime, rows_per_step=rows_per_step, label_rows=label_rows)
+    for callback in (report, *callbacks, StopWhenAsked(runtime), sealing):
+        trainer.add_callback(callback)
+    resume = newest_valid(checkpoint_dir(runtime), runtime.plan.id)
+    if resume is not None:
+        runtime.emit("message", f"resuming from {resume.name}")
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    whole = trainer.state.global_step >= trainer.args.max_steps or done()
+    if runtime.stop_requested and not whole:
+        raise Interrupted
+    if trainer.accelerator.is_main_process:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_model(model, trainer.processing_class, runtime.layout.model(runtime.stage.trains))
+    trainer.accelerator.wait_for_everyone()
+    return StageResult(
+        kind=runtime.task.kind,
+        steps=trainer.state.global_step,
+        tokens=report.tokens,
+        labels=label_rows,
+        dropped_prompts=dropped,
+        data={"train_seconds": time.monotonic() - started, "final_metrics": report.latest},
+    )

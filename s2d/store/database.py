@@ -1,0 +1,97 @@
+"""The connection to SQLite or PostgreSQL, the database's own clock, and the schema's migrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Float, create_engine, event
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import FunctionElement
+
+from s2d.errors import InvalidRequest
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class db_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function that it is
+    """Seconds since the epoch on the database's clock, so that hosts need not agree on the time."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(db_now, "sqlite")
+def _now_sqlite(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(db_now, "postgresql")
+def _now_postgresql(*_: Any, **__: Any) -> str:
+    return "extract(epoch from clock_timestamp())"
+
+
+class Database:
+    """One engine. `begin()` gives a session in a transaction that commits on success and rolls back on error."""
+
+    def __init__(self, url: str | URL) -> None:
+        self.url = make_url(url)
+        if self.url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise InvalidRequest(
+                f"S2D_DATABASE_URL names {self.url.get_backend_name()!r}; use sqlite:///… or postgresql+psycopg://…"
+            )
+        self.engine = _engine(self.url)
+
+    @contextmanager
+    def begin(self) -> Iterator[Session]:
+        """A transaction. On SQLite it takes the write lock at once, so that it never fails to upgrade later."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only reads: on SQLite it takes no write lock, so readers never wait for each other."""
+        with Session(self.engine.execution_options(s2d_read=True), expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def migrate(self) -> None:
+        """Bring the schema up to the newest revision; safe to call from several processes at once."""
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        # One connection is handed over so that env.py locks and migrates in one transaction.
+        with self.engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "postgresql":
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    if url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+    event.listen(engine, "connect", _sqlite_connect)
+    event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_connect(connection: Any, _record: Any) -> None:
+    # autocommit at the driver: SQLAlchemy's BEGIN below is the only one.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_begin(connection: Any) -> None:
+    # IMMEDIATE: a read that later writes cannot then fail with "database is locked" (SQLite docs, lang_transaction).
+    read = connection.get_execution_options().get("s2d_read", False)
+    connection.exec_driver_sql("BEGIN" if read else "BEGIN IMMEDIATE")

@@ -1,0 +1,49 @@
+"""A job's events: numbered without gaps, append only, written only under the newest epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from s2d.events import NewEvent
+from s2d.store.database import db_now
+from s2d.store.tables import EventRow, JobRow
+
+
+class LeaseLost(Exception):
+    """Another claim has a newer epoch: this writer must stop, and nothing of the write was kept."""
+
+
+def append(session: Session, job_id: str, epoch: int | None, events: Sequence[NewEvent]) -> int:
+    """Append in order; returns the last number. `epoch` None: the API's own events, which no lease guards.
+
+    Raises:
+        LeaseLost: the job has moved on to another epoch.
+    """
+    query = update(JobRow).where(JobRow.id == job_id)
+    if epoch is not None:
+        query = query.where(JobRow.epoch == epoch)
+    numbered = query.values(last_seq=JobRow.last_seq + len(events)).returning(JobRow.last_seq, JobRow.epoch)
+    row = session.execute(numbered).one_or_none()
+    if row is None:
+        raise LeaseLost(job_id)
+    first = row.last_seq - len(events) + 1
+    session.add_all(
+        EventRow(job_id=job_id, seq=first + i, epoch=row.epoch, created_at=db_now(), **_columns(event))
+        for i, event in enumerate(events)
+    )
+    session.flush()
+    return int(row.last_seq)
+
+
+def _columns(event: NewEvent) -> dict[str, Any]:
+    return event.model_dump() | {"message": event.message[:4000]}
+
+
+def since(session: Session, job_id: str, after: int, limit: int) -> Sequence[EventRow]:
+    """Up to `limit` events with a number greater than `after`, oldest first."""
+    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after)
+    return session.scalars(query.order_by(EventRow.seq).limit(limit)).all()

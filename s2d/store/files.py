@@ -1,0 +1,36 @@
+"""Rows about uploaded files; their content lies in the artifact folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from s2d.errors import Conflict, NotFound
+from s2d.store.pages import page
+from s2d.store.tables import FileRow, JobRow
+
+
+def get(session: Session, file_id: str, *, param: str = "file_id") -> FileRow:
+    """Raises NotFound, which names `param` as the request's field at fault."""
+    row = session.get(FileRow, file_id)
+    if row is None:
+        raise NotFound(f"There is no file {file_id!r}.", code="file_not_found", param=param)
+    return row
+
+
+def list_page(
+    session: Session, *, after: str | None, limit: int, newest_first: bool = True
+) -> tuple[Sequence[FileRow], bool]:
+    return page(session, FileRow, after=after, limit=limit, newest_first=newest_first)
+
+
+def remove(session: Session, file_id: str) -> FileRow:
+    """Raises NotFound, and Conflict while a job names the file: its provenance would be lost."""
+    row = get(session, file_id)
+    jobs = session.scalar(select(func.count()).select_from(JobRow).where(JobRow.file_id == file_id))
+    if jobs:
+        raise Conflict(f"File {file_id!r} is used by {jobs} job(s) and stays for their provenance.", code="file_in_use")
+    session.execute(delete(FileRow).where(FileRow.id == file_id))
+    return row

@@ -1,0 +1,215 @@
+"""Jobs: created once, claimed by compare-and-set, written only by whoever holds the newest epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from s2d.errors import Conflict, NotFound
+from s2d.events import NewEvent
+from s2d.store import events, outbox
+from s2d.store.database import db_now
+from s2d.store.events import LeaseLost
+from s2d.store.ids import new_id
+from s2d.store.pages import page
+from s2d.store.states import FINAL, JobState, sources
+from s2d.store.tables import JobRow
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run a job until the lease ends; every write carries the epoch."""
+
+    job_id: str
+    epoch: int
+    attempt: int
+
+
+def create(session: Session, *, plan_id: str, file_id: str, name: str | None) -> JobRow:
+    """A queued job and, in the same transaction, the message that will make a worker look at it."""
+    row = JobRow(
+        id=new_id("job"),
+        name=name,
+        plan_id=plan_id,
+        file_id=file_id,
+        state="queued",
+        progress={},
+        created_at=db_now(),
+    )
+    session.add(row)
+    session.flush()
+    events.append(session, row.id, None, [_state_event("queued")])
+    outbox.add(session, row.id)
+    session.refresh(row)
+    return row
+
+
+def get(session: Session, job_id: str) -> JobRow:
+    """Raises NotFound."""
+    row = session.get(JobRow, job_id)
+    if row is None:
+        raise NotFound(f"There is no job {job_id!r}.", code="job_not_found", param="job_id")
+    return row
+
+
+def list_page(
+    session: Session, *, after: str | None, limit: int, state: JobState | None = None
+) -> tuple[Sequence[JobRow], bool]:
+    where = [JobRow.state == state] if state else []
+    return page(session, JobRow, after=after, limit=limit, where=where)
+
+
+def claim(session: Session, job_id: str, worker: str, lease_s: float) -> Claim | None:
+    """Take a queued job, or one whose worker let its lease run out. None: somebody else has it, or it is done."""
+    free = or_(JobRow.state == "queued", and_(JobRow.state == "running", JobRow.lease_expires_at < db_now()))
+    query = (
+        update(JobRow)
+        .where(JobRow.id == job_id, free)
+        .values(
+            state="running",
+            epoch=JobRow.epoch + 1,
+            attempt=JobRow.attempt + 1,
+            worker=worker,
+            lease_expires_at=db_now() + lease_s,
+        )
+        .returning(JobRow.epoch, JobRow.attempt, JobRow.started_at)
+    )
+    row = session.execute(query).one_or_none()
+    if row is None:
+        return None
+    if row.started_at is None:
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(started_at=db_now()))
+    event = _state_event("running", worker=worker, attempt=row.attempt, epoch=row.epoch)
+    events.append(session, job_id, row.epoch, [event])
+    return Claim(job_id, row.epoch, row.attempt)
+
+
+def heartbeat(session: Session, claim: Claim, lease_s: float) -> JobState:
+    """Extend the lease; returns the state, in which a wish to cancel shows.
+
+    Raises:
+        LeaseLost: the lease ran out and somebody else claimed the job.
+    """
+    query = _held(claim).values(lease_expires_at=db_now() + lease_s).returning(JobRow.state)
+    state: JobState | None = session.execute(query).scalar_one_or_none()
+    if state is None:
+        raise LeaseLost(claim.job_id)
+    return state
+
+
+def record(session: Session, claim: Claim, progress: dict[str, Any], new: Sequence[NewEvent]) -> None:
+    """Events and the progress they amount to, in one fenced write.
+
+    Raises:
+        LeaseLost: see `heartbeat`.
+    """
+    if session.execute(_held(claim).values(progress=progress).returning(JobRow.id)).one_or_none() is None:
+        raise LeaseLost(claim.job_id)
+    if new:
+        events.append(session, claim.job_id, claim.epoch, new)
+
+
+def finish(
+    session: Session,
+    claim: Claim,
+    state: JobState,
+    *,
+    error: dict[str, Any] | None = None,
+    student_id: str | None = None,
+) -> JobState:
+    """End the job, or hand it back as queued. A job that is being cancelled ends cancelled, whatever came first.
+
+    Returns:
+        The state it is in now.
+
+    Raises:
+        LeaseLost: see `heartbeat`.
+    """
+    current = session.execute(select(JobRow.state).where(JobRow.id == claim.job_id).with_for_update()).scalar_one()
+    target: JobState = "cancelled" if current == "cancelling" else state
+    values: dict[str, Any] = {"state": target, "lease_expires_at": None, "worker": None, "error": error}
+    if target == "cancelled":
+        values["error"] = None
+    elif student_id is not None:
+        values["student_id"] = student_id
+    if target in FINAL:
+        values["finished_at"] = db_now()
+    moved = _held(claim).where(JobRow.state.in_(sources(target))).values(**values).returning(JobRow.id)
+    if session.execute(moved).one_or_none() is None:
+        raise LeaseLost(claim.job_id)
+    if target == "queued":
+        outbox.add(session, claim.job_id)
+    event = _state_event(target, error=error) if error else _state_event(target)
+    events.append(session, claim.job_id, claim.epoch, [event])
+    return target
+
+
+def request_cancel(session: Session, job_id: str) -> JobRow:
+    """Cancel at once when no worker has it, else ask the worker to. Asking again changes nothing.
+
+    Raises:
+        NotFound, Conflict: the job is already finished in another way.
+    """
+    row = session.execute(select(JobRow).where(JobRow.id == job_id).with_for_update()).scalar_one_or_none()
+    if row is None:
+        raise NotFound(f"There is no job {job_id!r}.", code="job_not_found", param="job_id")
+    if row.state in ("cancelled", "cancelling"):
+        return row
+    if row.state in FINAL:
+        raise Conflict(f"Job {job_id!r} has already {row.state}; there is nothing to cancel.", code="job_finished")
+    target: JobState = "cancelled" if row.state == "queued" else "cancelling"
+    row.state = target
+    if target == "cancelled":
+        row.finished_at = db_now()
+    session.flush()
+    events.append(session, job_id, None, [_state_event(target)])
+    session.refresh(row)
+    return row
+
+
+def requeue_lost(session: Session, max_attempts: int) -> list[tuple[str, JobState]]:
+    """What the reaper does: jobs whose lease ran out are queued again, cancelled if that was asked, or given up.
+
+    Returns:
+        (job id, new state) of each job that moved.
+    """
+    lost = select(JobRow).where(JobRow.state.in_(("running", "cancelling")), JobRow.lease_expires_at < db_now())
+    moved: list[tuple[str, JobState]] = []
+    for row in session.scalars(lost.with_for_update(skip_locked=True)).all():
+        moved.append((row.id, _requeue(session, row, max_attempts)))
+    return moved
+
+
+def _requeue(session: Session, row: JobRow, max_attempts: int) -> JobState:
+    target: JobState = "cancelled" if row.state == "cancelling" else "queued"
+    if target == "queued" and row.attempt >= max_attempts:
+        target = "failed"
+        row.error = {
+            "code": "lost_worker",
+            "message": f"The worker was lost {row.attempt} times, the most that is tried.",
+        }
+    row.state = target
+    # A new epoch at once: the lost worker, should it wake, can no longer write.
+    row.epoch += 1
+    lost_worker, row.worker, row.lease_expires_at = row.worker, None, None
+    if target in FINAL:
+        row.finished_at = db_now()
+    session.flush()
+    events.append(session, row.id, None, [_state_event(target, level="warn", lost_worker=lost_worker)])
+    if target == "queued":
+        outbox.add(session, row.id)
+    return target
+
+
+def _held(claim: Claim) -> Any:
+    return update(JobRow).where(
+        JobRow.id == claim.job_id, JobRow.epoch == claim.epoch, JobRow.state.in_(("running", "cancelling"))
+    )
+
+
+def _state_event(state: JobState, level: str = "info", **data: Any) -> NewEvent:
+    return NewEvent(type="state", level=level, message=f"job {state}", data={"state": state, **data})

@@ -1,0 +1,35 @@
+"""Messages that must reach the broker. Sending one twice is harmless: the claim decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from s2d.store.database import db_now
+from s2d.store.tables import JobRow, OutboxRow
+
+
+def add(session: Session, job_id: str) -> None:
+    session.add(OutboxRow(job_id=job_id, created_at=db_now()))
+    session.flush()
+
+
+def unsent(session: Session, limit: int = 100) -> Sequence[OutboxRow]:
+    """Oldest first."""
+    query = select(OutboxRow).where(OutboxRow.sent_at.is_(None)).order_by(OutboxRow.id).limit(limit)
+    return session.scalars(query).all()
+
+
+def mark_sent(session: Session, message_id: int) -> None:
+    session.execute(update(OutboxRow).where(OutboxRow.id == message_id).values(sent_at=db_now()))
+
+
+def resend_stale(session: Session, older_than_s: float) -> int:
+    """Messages whose job is still queued long after they were sent: the broker may have lost them. Returns how many."""
+    queued = select(JobRow.id).where(JobRow.state == "queued")
+    # The newest message only: one is enough to wake a worker.
+    newest = select(OutboxRow.id).where(OutboxRow.job_id.in_(queued), OutboxRow.sent_at < db_now() - older_than_s)
+    query = update(OutboxRow).where(OutboxRow.id.in_(newest)).values(sent_at=None)
+    return session.execute(query).rowcount  # type: ignore[attr-defined]

@@ -1,0 +1,35 @@
+"""Plan documents, under the id that their content gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from s2d.errors import NotFound
+from s2d.plan.document import Plan
+from s2d.store.database import db_now
+from s2d.store.pages import page
+from s2d.store.tables import PlanRow
+
+
+def put(session: Session, plan: Plan) -> PlanRow:
+    """Keep the plan; the same content is kept once."""
+    row = session.get(PlanRow, plan.id)
+    if row is None:
+        row = PlanRow(id=plan.id, document=plan.model_dump(mode="json"), created_at=db_now())
+        session.add(row)
+        session.flush()
+    return row
+
+
+def get(session: Session, plan_id: str) -> PlanRow:
+    """Raises NotFound."""
+    row = session.get(PlanRow, plan_id)
+    if row is None:
+        raise NotFound(f"There is no plan {plan_id!r}.", code="plan_not_found", param="plan")
+    return row
+
+
+def list_page(session: Session, *, after: str | None, limit: int) -> tuple[Sequence[PlanRow], bool]:
+    return page(session, PlanRow, after=after, limit=limit)

@@ -1,0 +1,38 @@
+"""Students: the models that jobs made and that may be served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from s2d.errors import NotFound
+from s2d.store.database import db_now
+from s2d.store.tables import StudentRow
+
+
+def register(session: Session, *, student_id: str, job_id: str, path: str) -> StudentRow:
+    """Idempotent per job: a second registration of the same student changes nothing."""
+    row = session.get(StudentRow, student_id)
+    if row is None:
+        row = StudentRow(id=student_id, job_id=job_id, path=path, created_at=db_now())
+        session.add(row)
+        session.flush()
+    return row
+
+
+def get(session: Session, student_id: str) -> StudentRow:
+    """Raises NotFound."""
+    row = session.get(StudentRow, student_id)
+    if row is None:
+        raise NotFound(
+            f"There is no model {student_id!r}; GET /v1/models lists the students.",
+            code="model_not_found",
+            param="model",
+        )
+    return row
+
+
+def list_all(session: Session) -> Sequence[StudentRow]:
+    return session.scalars(select(StudentRow).order_by(StudentRow.created_at.desc(), StudentRow.id)).all()

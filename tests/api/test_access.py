@@ -1,0 +1,62 @@
+"""Nobody gets anything without a key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from api_testing import assert_problem, every_operation
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from api.limits import UPLOAD_SLACK
+from s2d.services.context import Context
+from s2d.settings import Settings
+from s2d.store import keys
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Bearer", "Bearer ", "Bearer s2d-wrong", "Basic dXNlcjpwdw==", "Bearer s2d-\u00e9".encode("latin-1")],
+)
+def test_everything_but_the_health_check_needs_a_key(
+    app: FastAPI, client: TestClient, header: str | bytes | None
+) -> None:
+    del client.headers["authorization"]
+    headers = {} if header is None else {"authorization": header}
+    for method, path in [*every_operation(app), ("GET", "/openapi.json"), ("GET", "/nothing"), ("GET", "//healthz")]:
+        response = client.request(method, path, headers=headers)
+        if path == "/healthz":
+            assert response.json()["status"] == "ok"
+            continue
+        body = assert_problem(response, 401)
+        assert body["error"]["type"] == "authentication_error"
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_unknown_and_revoked_keys_get_the_same_answer(client: TestClient, ctx: Context) -> None:
+    with ctx.db.begin() as session:
+        row, secret = keys.create(session, "second")
+    client.headers["authorization"] = f"Bearer {secret}"
+    assert client.get("/v1/jobs").status_code == 200
+    with ctx.db.begin() as session:
+        assert keys.revoke(session, row.id)
+    revoked = client.get("/v1/jobs")
+    client.headers["authorization"] = "Bearer s2d-never-made"
+    assert assert_problem(revoked, 401) == client.get("/v1/jobs").json()
+
+
+def test_a_stranger_cannot_store_anything(client: TestClient, settings: Settings) -> None:
+    """The key is checked before the body: an upload that is too large is a 401, too."""
+    body = b"x" * (settings.max_upload_bytes + UPLOAD_SLACK + 1)
+    response = client.post("/v1/files", files={"file": body}, headers={"authorization": "Bearer no"})
+    assert_problem(response, 401)
+
+
+def test_the_first_key_is_for_its_owner_alone_and_stored_hashed(client: TestClient, settings: Settings) -> None:
+    assert client.get("/v1/jobs").status_code == 200
+    assert settings.key_file.stat().st_mode & 0o077 == 0
+    secret = settings.key_file.read_text().strip().encode()
+    database = [path for path in Path(settings.state_dir).iterdir() if path.name.startswith("s2d.db")]
+    assert database
+    assert not any(secret in path.read_bytes() for path in database)

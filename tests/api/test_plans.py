@@ -1,0 +1,81 @@
+"""Plans over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from api_testing import PLAN, assert_problem
+from fastapi.testclient import TestClient
+
+from s2d.plan.document import Plan
+
+BUDGET = PLAN | {"labeled_budget": 1000}
+
+
+def test_a_plan_is_made_kept_and_the_same_again(client: TestClient) -> None:
+    made = client.post("/v1/plans", json=BUDGET)
+    assert made.status_code == 201, made.text
+    plan = Plan.model_validate_json(made.content)
+    assert plan.sealed().id == plan.id
+    assert made.headers["location"] == f"/v1/plans/{plan.id}"
+    assert client.get(made.headers["location"]).json() == made.json()
+    assert client.post("/v1/plans", json=BUDGET).json()["id"] == plan.id
+    assert [item["id"] for item in client.get("/v1/plans").json()["data"]] == [plan.id]
+
+
+def test_a_plan_for_a_file_counts_its_rows(
+    client: TestClient, job_body: dict[str, str], upload: Callable[..., httpx.Response]
+) -> None:
+    data = client.get(f"/v1/plans/{job_body['plan']}").json()["data"]
+    assert (data["file_id"], data["labeled"]) == (job_body["training_file"], 100)
+    assert sum(data["labels"].values()) <= 100
+    missing = client.post("/v1/plans", json=PLAN | {"training_file": "file_0"})
+    assert assert_problem(missing, 404, "file_not_found")["error"]["param"] == "training_file"
+    few = client.post("/v1/plans", json=PLAN | {"training_file": upload(b'{"problem":"1","answer":"1"}').json()["id"]})
+    assert_problem(few, 400, "invalid_plan")
+
+
+@pytest.mark.parametrize("how", [{"params": {"format": "markdown"}}, {"headers": {"accept": "text/markdown"}}])
+def test_a_plan_as_a_page(client: TestClient, how: dict[str, dict[str, str]]) -> None:
+    made = client.post("/v1/plans", json=BUDGET, **how)
+    assert made.status_code == 201
+    page = client.get(made.headers["location"], **how)
+    for answer in (made, page):
+        assert answer.headers["content-type"] == "text/markdown; charset=utf-8"
+        assert answer.text.startswith("#")
+        assert "Qwen/Qwen3-8B" in answer.text
+    as_json = client.get(made.headers["location"], params={"format": "json"}, headers={"accept": "text/markdown"})
+    assert as_json.json()["schema_version"] == "s2d.plan/1"
+
+
+def test_pages(client: TestClient) -> None:
+    ids = [client.post("/v1/plans", json=BUDGET | {"seed": seed}).json()["id"] for seed in range(3)]
+    first = client.get("/v1/plans", params={"limit": 2}).json()
+    assert [item["id"] for item in first["data"]] == ids[:0:-1]
+    assert first["has_more"]
+    rest = client.get("/v1/plans", params={"limit": 2, "after": first["last_id"]}).json()
+    assert [item["id"] for item in rest["data"]] == ids[:1]
+    assert not rest["has_more"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"student": "meta-llama/Llama-3.2-1B-Instruct"}, "incompatible_pair", None),
+        ({"teacher": "/etc"}, "model_refused", "teacher"),
+        ({"student": "nobody/nothing"}, "invalid_plan", "student"),
+        ({"labeled_budget": 0}, "invalid_request", "labeled_budget"),
+        ({"labeled_budget": 1}, "invalid_plan", None),
+        ({"labeled_budget": None}, "invalid_request", None),
+        ({"verifier": "astrology"}, "invalid_request", "verifier"),
+        ({"hardware": {"device": "tpu"}}, "invalid_request", "hardware.device"),
+        ({"max_completion_tokens": 10**9}, "invalid_plan", "max_completion_tokens"),
+        ({"epochs": 3}, "invalid_request", "epochs"),
+    ],
+)
+def test_requests_that_make_no_plan(client: TestClient, change: dict[str, object], code: str, param: str) -> None:
+    body = assert_problem(client.post("/v1/plans", json=BUDGET | change), 400)
+    assert (body["code"], body["error"]["param"]) == (code, param or body["error"]["param"])
+    assert client.get("/v1/plans").json()["data"] == []

@@ -1,0 +1,258 @@
+"""Forwarding against a scripted upstream: real sockets, so that a broken connection is a broken connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s2d.errors import InvalidRequest, S2DError, Unavailable
+from s2d.serve import Forwarder, Lease
+from s2d.serve.engine import PLAIN_FIELDS, VllmEngine
+from s2d.serve.reply import StopCut, StudentFailed
+
+T = TypeVar("T")
+ASK = {"model": "student", "messages": [{"role": "user", "content": "hi"}]}
+ROLE = {"delta": {"role": "assistant"}, "index": 0}
+END = {"delta": {}, "index": 0, "finish_reason": "stop"}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+class KeepsStop(VllmEngine):
+    fields = PLAIN_FIELDS
+    keeps_stop = True
+
+
+class Upstream:
+    """Answers one request with the given parts and then closes the connection."""
+
+    def __init__(self, status: int, parts: list[bytes], stay: bool = False) -> None:
+        self.request: dict[str, Any] = {}
+        self.released = 0
+        self.client_left = asyncio.Event()
+        self._head = f"HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        self._parts = parts
+        self._stay = stay
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split()[0])
+        self.request = json.loads(await reader.readexactly(length))
+        writer.write(self._head)
+        for part in self._parts:
+            writer.write(b"%x\r\n%s\r\n" % (len(part), part) if part else b"0\r\n\r\n")
+        await writer.drain()
+        if self._stay:
+            await reader.read()
+            self.client_left.set()
+        writer.close()
+
+    def lease(self, port: int, engine: VllmEngine) -> Lease:
+        def release() -> None:
+            self.released += 1
+
+        return Lease("student", Path("/x"), engine, f"http://127.0.0.1:{port}", "inner", release)
+
+
+def sse(*chunks: Any) -> bytes:
+    lines = (chunk if isinstance(chunk, str) else json.dumps(chunk, ensure_ascii=False) for chunk in chunks)
+    return b"".join(b"data: " + line.encode() + b"\n\n" for line in lines)
+
+
+def chunk(choice: dict[str, Any], **more: Any) -> dict[str, Any]:
+    head = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "inner@main"}
+    return head | {"choices": [choice]} | more
+
+
+def text(content: str) -> dict[str, Any]:
+    return chunk({"delta": {"content": content}, "index": 0})
+
+
+def against(
+    upstream: Upstream, call: Callable[[Forwarder, Lease], Awaitable[T]], engine: VllmEngine | None = None
+) -> T:
+    async def run() -> T:
+        server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+        forwarder = Forwarder(answer_timeout_s=5)
+        lease = upstream.lease(server.sockets[0].getsockname()[1], engine or VllmEngine(Path("python"), 0.9))
+        try:
+            return await call(forwarder, lease)
+        finally:
+            await forwarder.aclose()
+            server.close()
+
+    return asyncio.run(run())
+
+
+def streamed(upstream: Upstream, engine: VllmEngine | None = None, **options: Any) -> list[Any]:
+    async def call(forwarder: Forwarder, lease: Lease) -> bytes:
+        return b"".join([event async for event in await forwarder.stream(lease, ASK | options)])
+
+    events = against(upstream, call, engine).decode().split("\n\n")
+    assert events.pop() == ""
+    assert upstream.released == 1
+    return [data if data == "[DONE]" else json.loads(data) for data in (e.removeprefix("data: ") for e in events)]
+
+
+def completed(upstream: Upstream, engine: VllmEngine | None = None, **options: Any) -> dict[str, Any]:
+    try:
+        return against(upstream, lambda forwarder, lease: forwarder.complete(lease, ASK | options), engine)
+    finally:
+        assert upstream.released == 1
+
+
+def test_a_stream_carries_the_students_name_and_ends_with_done() -> None:
+    # No [DONE] from the server, usage inside the last chunk, and characters that str.splitlines takes for line ends.
+    upstream = Upstream(200, [sse(chunk(ROLE), text("a\u2028\x85b")), sse(chunk(END, usage=USAGE)), b""])
+    *chunks, done = streamed(upstream, user="me", n=1)
+    assert done == "[DONE]"
+    assert [c["choices"][0]["delta"].get("content") for c in chunks] == [None, "a\u2028\x85b", None]
+    assert {c["model"] for c in chunks} == {"student"}
+    assert all("usage" not in c for c in chunks)
+    assert upstream.request == ASK | {"model": "inner", "stream": True, "n": 1}
+
+
+def test_usage_comes_last_without_choices_when_asked_for() -> None:
+    upstream = Upstream(200, [sse(chunk(ROLE), chunk(END, usage=USAGE), "[DONE]"), b""])
+    *_, usage, done = streamed(upstream, stream_options={"include_usage": True})
+    assert (usage["choices"], usage["usage"], done) == ([], USAGE, "[DONE]")
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ([sse(text("a"))], "ended while answering"),  # the connection breaks
+        ([sse(text("a")), b""], "cut off"),  # the stream ends well, the answer does not
+        ([sse(text("a"), {"error": {"message": "out of memory", "code": 500}}, "[DONE]"), b""], "out of memory"),
+        ([sse(text("a"), '{"error": "a "quoted" word"}'), b""], "quoted"),  # not even JSON
+    ],
+)
+def test_an_answer_that_breaks_off_ends_with_one_error_and_no_done(parts: list[bytes], said: str) -> None:
+    first, last = streamed(Upstream(200, parts))
+    assert first["choices"][0]["delta"]["content"] == "a"
+    assert said in last["error"]["message"]
+    assert last["error"]["code"] in ("student_server_died", "student_failed")
+
+
+def test_closing_the_stream_leaves_the_server_and_frees_the_lease() -> None:
+    upstream = Upstream(200, [sse(text("a"))], stay=True)
+
+    async def call(forwarder: Forwarder, lease: Lease) -> None:
+        events = await forwarder.stream(lease, ASK)
+        await anext(events)
+        await events.aclose()
+        async with asyncio.timeout(5):
+            await upstream.client_left.wait()
+
+    against(upstream, call)
+    assert upstream.released == 1
+
+
+def test_a_stream_that_nobody_reads_frees_the_lease() -> None:
+    upstream = Upstream(200, [sse(text("a"))], stay=True)
+
+    async def call(forwarder: Forwarder, lease: Lease) -> None:
+        await forwarder.stream(lease, ASK)
+        async with asyncio.timeout(5):
+            await upstream.client_left.wait()
+
+    against(upstream, call)
+    assert upstream.released == 1
+
+
+def test_a_completion_gets_what_the_client_requires() -> None:
+    answer = {"choices": [{"message": {"role": "assistant"}, "finish_reason": "stop"}], "model": "x", "usage": USAGE}
+    reply = completed(Upstream(200, [json.dumps(answer).encode(), b""]))
+    assert reply["object"] == "chat.completion"
+    assert reply["model"] == "student"
+    assert reply["id"].startswith("chatcmpl-")
+    assert reply["created"] > 0
+    assert reply["choices"][0]["index"] == 0
+    assert reply["choices"][0]["message"]["content"] is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "code", "said"),
+    [
+        (400, {"error": {"message": "maximum context length is 9"}}, InvalidRequest, "context_length_exceeded", "9"),
+        (422, {"detail": "Unexpected fields"}, InvalidRequest, "invalid_request", "Unexpected"),
+        (400, {"object": "error", "message": "bad"}, InvalidRequest, "invalid_request", "bad"),
+        (503, {"error": "worker is dead"}, Unavailable, "unavailable", "worker is dead"),
+        (500, "Internal Server Error", StudentFailed, "student_failed", "Internal"),
+    ],
+)
+@pytest.mark.parametrize("call", [completed, streamed])
+def test_a_refusal_is_an_error_before_the_first_byte(
+    call: Callable[[Upstream], Any], status: int, body: Any, kind: type[S2DError], code: str, said: str
+) -> None:
+    text = body if isinstance(body, str) else json.dumps(body)
+    with pytest.raises(kind, match=said) as caught:
+        call(Upstream(status, [text.encode(), b""]))
+    assert caught.value.code == code
+
+
+def test_a_server_that_dies_before_it_answers_is_unavailable() -> None:
+    with pytest.raises(Unavailable) as caught:
+        completed(Upstream(200, []))
+    assert caught.value.code == "student_server_died"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [
+        ("logprobs", True, "unsupported_parameter"),
+        ("n", 2, "unsupported_parameter"),
+        ("n", 1000, "invalid_request"),
+        ("nonsense", 1, "invalid_request"),
+        ("temperature", "hot", "invalid_request"),
+        ("max_tokens", 0, "invalid_request"),
+        ("messages", [], "invalid_request"),
+        ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "invalid_request"),
+    ],
+)
+def test_what_a_server_would_ignore_or_choke_on_is_refused_by_name(field: str, value: Any, code: str) -> None:
+    engine = KeepsStop(Path("python"), 0.9)
+    with pytest.raises(InvalidRequest) as caught:
+        completed(Upstream(200, []), engine, **{field: value})
+    assert caught.value.code == code
+    assert (caught.value.param or "").startswith(field)
+
+
+def test_neutral_values_and_text_parts_reach_a_server_that_does_not_know_them() -> None:
+    answer = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}
+    upstream = Upstream(200, [json.dumps(answer).encode(), b""])
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    completed(upstream, KeepsStop(Path("p"), 0.9), logprobs=False, presence_penalty=0.0, seed=None, messages=parts)
+    expected = {"model": "inner", "messages": [{"role": "user", "content": "a\nb"}], "stream": False}
+    assert upstream.request == expected
+
+
+def test_a_kept_stop_sequence_is_cut_from_text_and_stream() -> None:
+    engine = KeepsStop(Path("python"), 0.9)
+    answer = {"choices": [{"message": {"content": "one END."}, "finish_reason": "length"}]}
+    choice = completed(Upstream(200, [json.dumps(answer).encode(), b""]), engine, stop="END")["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("one ", "stop")
+    parts = [sse(text("one E"), text("N"), text("D."), chunk(END)), b""]
+    *chunks, _ = streamed(Upstream(200, parts), engine, stop=["END"])
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == "one "
+
+
+@given(st.lists(st.text("abc", max_size=4)), st.lists(st.text("abc", min_size=1, max_size=3), max_size=3))
+def test_stop_cut_in_pieces_equals_stop_cut_at_once(pieces: list[str], stop: list[str]) -> None:
+    cut = StopCut(stop)
+    out = "".join(cut.feed(piece) for piece in pieces) + cut.rest()
+    whole = "".join(pieces)
+    # In pieces the sequence that completes first wins; at once, the one that begins first.
+    ends = [whole.find(sequence) + len(sequence) for sequence in stop if sequence in whole]
+    if not ends:
+        assert out == whole
+    else:
+        assert whole.startswith(out)
+        assert not any(sequence in out for sequence in stop)
+        assert len(out) < min(ends)

@@ -1,0 +1,1 @@
+"""Who runs a job and where: the Celery app, the supervisor with its lease, the outbox and the reaper."""

@@ -1,0 +1,97 @@
+"""The Celery app: one task, acknowledged early; the database decides what it means (design decision 2).
+
+Run with `celery -A worker.celery_app worker --pool=threads`: a task only supervises a child process, so a thread is
+enough, and the death of the worker's one process is the death of all its supervisors.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+
+from s2d.services.context import Context, open_context
+from s2d.settings import Settings
+from worker.outbox import Outbox
+from worker.reaper import Reaper
+
+TASK = "s2d.run_job"
+
+
+def make_app(settings: Settings) -> Celery:
+    """The app without a connection: nothing is opened before a worker starts."""
+    app = Celery("s2d", broker=settings.redis_url, include=["worker.tasks"])
+    app.conf.update(
+        task_acks_late=False,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        # A job that waits here could run on an idle worker instead.
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        # A broker that went away must not take running jobs with it.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+    )
+    return app
+
+
+settings = Settings()
+app = make_app(settings)
+
+
+class Housekeeping:
+    """What a worker process does beside its tasks: send the outbox, reap lost leases. Also knows when it must stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._context: Context | None = None
+        self._lock = threading.Lock()
+        self._threads: list[Outbox | Reaper] = []
+        self.draining = threading.Event()
+
+    @property
+    def context(self) -> Context:
+        with self._lock:
+            if self._context is None:
+                self._context = open_context(self._settings)
+            return self._context
+
+    def start(self) -> None:
+        self._threads = [Outbox(self.context, publish), Reaper(self.context)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        for thread in self._threads:
+            thread.stop()
+
+
+def publish(job_id: str) -> None:
+    """Hand a job id to the broker. Raises kombu's OperationalError while it is away."""
+    app.send_task(TASK, args=[job_id], retry=False)
+
+
+housekeeping = Housekeeping(settings)
+
+
+@worker_ready.connect
+def _on_ready(**_: Any) -> None:
+    logging.getLogger("s2d").info("worker ready; state folder %s", settings.state_dir)
+    housekeeping.start()
+
+
+@worker_shutting_down.connect
+def _on_shutting_down(**_: Any) -> None:
+    """SIGTERM: running stages write a checkpoint and their jobs go back to the queue."""
+    housekeeping.draining.set()
+
+
+@worker_shutdown.connect
+def _on_shutdown(**_: Any) -> None:
+    housekeeping.stop()

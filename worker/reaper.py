@@ -1,0 +1,28 @@
+"""Finds jobs whose worker is gone and messages that the broker lost."""
+
+from __future__ import annotations
+
+import logging
+
+from s2d.services.context import Context
+from s2d.store import jobs, outbox
+from worker.threads import Periodic
+
+_log = logging.getLogger("s2d.worker")
+
+#: A queued job's message is sent again after this many leases: the broker may have lost it.
+RESEND_LEASES = 2
+
+
+class Reaper(Periodic):
+    def __init__(self, ctx: Context) -> None:
+        super().__init__("reaper", ctx.settings.lease_s / 4)
+        self._ctx = ctx
+
+    def turn(self) -> None:
+        settings = self._ctx.settings
+        with self._ctx.db.begin() as session:
+            moved = jobs.requeue_lost(session, settings.max_attempts)
+            outbox.resend_stale(session, RESEND_LEASES * settings.lease_s)
+        for job_id, state in moved:
+            _log.warning("job %s lost its worker and is now %s", job_id, state)

@@ -1,0 +1,208 @@
+"""Runs one job under a lease: claim, pipeline, heartbeat, the end. Every write is fenced by the claim's epoch.
+
+Promises: a supervisor that lost its lease writes nothing more and kills its stage; a job that it cannot finish goes
+back to the queue. Does not promise that a stage ends before another worker claims the job: that is the stage's own
+watch over the heartbeat file, whose patience is shorter than the lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from s2d.data.split import SplitReport
+from s2d.errors import S2DError
+from s2d.events import NewEvent
+from s2d.plan.document import Plan
+from s2d.plan.recheck import check_models_again
+from s2d.runner.child import Wish
+from s2d.runner.layout import JobLayout
+from s2d.runner.pipeline import Outcome, Pipeline, failure
+from s2d.services.context import Context
+from s2d.services.progress import Progress
+from s2d.store import jobs, ledger, plans, students
+from s2d.store.events import LeaseLost
+from s2d.store.jobs import Claim
+from s2d.store.states import JobState
+from worker.tracker import Tracker
+
+_log = logging.getLogger("s2d.worker")
+
+#: Share of the lease after which it is renewed, and share for which a stage trusts a silent supervisor.
+RENEW, TRUST = 1 / 6, 0.7
+
+
+class Supervisor:
+    def __init__(self, ctx: Context, worker: str, draining: Callable[[], bool]) -> None:
+        self._ctx = ctx
+        self._worker = worker
+        self._draining = draining
+
+    def run(self, job_id: str) -> JobState | None:
+        """Run the job to its end if it can be claimed.
+
+        Returns:
+            The state it was left in; None when somebody else has it now or it needs no worker.
+        """
+        with self._ctx.db.begin() as session:
+            claim = jobs.claim(session, job_id, self._worker, self._ctx.settings.lease_s)
+        if claim is None:
+            return None
+        _log.info("job %s claimed, epoch %d", job_id, claim.epoch)
+        try:
+            return self._supervise(claim)
+        except LeaseLost:
+            _log.warning("job %s, epoch %d: the lease is lost; its stage was ended", job_id, claim.epoch)
+            return None
+
+    def _supervise(self, claim: Claim) -> JobState:
+        with self._ctx.db.read() as session:
+            job = jobs.get(session, claim.job_id)
+            plan = Plan.model_validate(plans.get(session, job.plan_id).document)
+        layout = JobLayout(self._ctx.settings.job_dir(claim.job_id))
+        with _Lease(self._ctx, claim, layout.heartbeat) as lease:
+            tracker = Tracker(plan, Progress.model_validate(job.progress))
+            host = _Host(self._ctx, claim, lease, tracker, self._draining)
+            rows = self._ctx.settings.file_dir(job.file_id) / "rows.jsonl"
+            outcome = self._pipeline(plan, rows, layout, host, claim)
+            return self._finish(claim, lease, layout, outcome)
+
+    def _pipeline(self, plan: Plan, rows: Path, layout: JobLayout, host: _Host, claim: Claim) -> Outcome:
+        settings = self._ctx.settings
+        try:
+            # The plan may be older than the policy, and the folder may have changed since.
+            check_models_again(plan, settings.model_policy)
+            pipeline = Pipeline(
+                plan,
+                rows,
+                layout,
+                host,
+                attempt=claim.attempt,
+                grace_s=settings.grace_s,
+                heartbeat_timeout_s=TRUST * settings.lease_s,
+            )
+            return pipeline.run()
+        except S2DError as err:
+            return Outcome("failed", error=failure(err))
+        except (LeaseLost, OperationalError):
+            raise
+        except Exception as err:
+            _log.exception("job %s: the pipeline itself failed", claim.job_id)
+            return Outcome("failed", error=failure(S2DError(f"{type(err).__name__}: {err}")))
+
+    def _finish(self, claim: Claim, lease: _Lease, layout: JobLayout, outcome: Outcome) -> JobState:
+        state: JobState = "queued" if outcome.state == "interrupted" else outcome.state
+        student = f"student-{claim.job_id.removeprefix('job_')}" if outcome.student else None
+
+        def write(session: Session) -> JobState:
+            ended = jobs.finish(session, claim, state, error=outcome.error, student_id=student)
+            if ended == "succeeded" and student and outcome.student:
+                path = str(layout.model(outcome.student))
+                students.register(session, student_id=student, job_id=claim.job_id, path=path)
+            return ended
+
+        ended = lease.persist(write)
+        _log.info("job %s %s", claim.job_id, ended)
+        return ended
+
+
+class _Lease:
+    """Renews the lease in a thread. `lost` when somebody else has the job, or when it can no longer be renewed."""
+
+    def __init__(self, ctx: Context, claim: Claim, heartbeat: Path) -> None:
+        self._ctx = ctx
+        self._claim = claim
+        self._heartbeat = heartbeat
+        self._length_s = ctx.settings.lease_s
+        self._ended = threading.Event()
+        self._renewed = time.monotonic()
+        self._thread = threading.Thread(target=self._renew, name=f"lease-{claim.job_id}", daemon=True)
+        self._lost = False
+        self.cancelling = False
+
+    def __enter__(self) -> _Lease:
+        self._heartbeat.parent.mkdir(parents=True, exist_ok=True)
+        self._heartbeat.touch()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def lost(self) -> bool:
+        return self._lost or time.monotonic() - self._renewed > self._length_s
+
+    def persist(self, write: Callable[[Session], Any]) -> Any:
+        """Do `write` in a transaction, again while the database is away, until the lease is lost.
+
+        Raises:
+            LeaseLost
+        """
+        while True:
+            try:
+                with self._ctx.db.begin() as session:
+                    return write(session)
+            except OperationalError:
+                _log.warning("job %s: the database did not answer; trying again", self._claim.job_id)
+                if self.lost:
+                    raise LeaseLost(self._claim.job_id) from None
+                time.sleep(0.5)
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self._length_s * RENEW):
+            started = time.monotonic()
+            try:
+                with self._ctx.db.begin() as session:
+                    state = jobs.heartbeat(session, self._claim, self._length_s)
+            except LeaseLost:
+                self._lost = True
+                return
+            except OperationalError:
+                _log.warning("job %s: the lease could not be renewed this time", self._claim.job_id)
+                continue
+            # Counted from before the write: the lease in the database cannot end sooner than we believe.
+            self._renewed = started
+            self.cancelling = state == "cancelling"
+            self._heartbeat.touch()
+
+
+class _Host:
+    """What the pipeline sees of the service."""
+
+    def __init__(
+        self, ctx: Context, claim: Claim, lease: _Lease, tracker: Tracker, draining: Callable[[], bool]
+    ) -> None:
+        self._ctx = ctx
+        self._claim = claim
+        self._lease = lease
+        self._tracker = tracker
+        self._draining = draining
+
+    def events(self, events: list[NewEvent]) -> None:
+        """Raises LeaseLost."""
+        progress = self._tracker.take(events)
+        self._lease.persist(lambda session: jobs.record(session, self._claim, progress, events))
+
+    def wish(self) -> Wish:
+        if self._lease.lost:
+            raise LeaseLost(self._claim.job_id)
+        return "stop" if self._lease.cancelling or self._draining() else "run"
+
+    def spend(self, split: SplitReport) -> None:
+        """Write every label's use into the ledger before any stage reads it."""
+
+        def write(session: Session) -> None:
+            for role, ids in split.ids.items():
+                if role != "prompts":
+                    ledger.spend(session, self._claim.job_id, role, ids)
+
+        self._lease.persist(write)
