@@ -26,6 +26,7 @@ _EVERYWHERE = {
     "default": "Any other error, in the same shape.",
     "503": "A part that this needs is not up. Try again after `Retry-After` seconds.",
 }
+_OPEN = {status: _EVERYWHERE[status] for status in ("503", "default")}
 _BY_ID = {"404": "There is no such thing."}
 _BY_STATE = {"409": "Its state does not allow this, or the idempotency key was used for another body."}
 
@@ -47,7 +48,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 def _complete(operation: dict[str, Any], path: str, method: str) -> None:
     operation["security"] = [] if path in OPEN_PATHS else [{"key": []}]
-    told = {"503": _EVERYWHERE["503"]} if path in OPEN_PATHS else _EVERYWHERE | _particular(path, method)
+    told = _OPEN if path in OPEN_PATHS else _EVERYWHERE | _particular(path, method)
     content = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
     for status, description in sorted(told.items()):
         operation["responses"][status] = {"description": description, "content": content}

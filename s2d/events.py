@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 EventType = Literal["state", "stage", "progress", "metrics", "message", "checkpoint", "gate", "evaluation"]
 
 
 class NewEvent(BaseModel):
-    """Something that happened in a job; `data` holds the numbers."""
+    """Something that happened in a job; `data` holds the numbers, `at` the seconds since the epoch."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -20,3 +21,4 @@ class NewEvent(BaseModel):
     step: int | None = None
     message: str = ""
     data: dict[str, Any] = {}
+    at: float = Field(default_factory=time.time)

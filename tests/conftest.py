@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+import postgres
 import pytest
+from sqlalchemy import create_engine, text
+
+CONTEXT = 256
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +28,57 @@ def gsm8k() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session")
+def random_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student small enough for every engine: random weights of a real architecture, one token per byte.
+
+    The folder's name holds an "@", which transformers' server takes for a revision.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    path = tmp_path_factory.mktemp("students") / "tiny@1"
+    special = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+    vocab = {token: i for i, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = {"eos_token": special[1], "pad_token": special[2], "additional_special_tokens": special[:1]}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=TEMPLATE, **names)
+    fast.save_pretrained(path)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": CONTEXT}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32}
+    ids = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 2}
+    Qwen3ForCausalLM(Qwen3Config(vocab_size=len(vocab), **sizes, **heads, **ids)).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template() -> Iterator[str]:
+    """A running PostgreSQL server as a URL with `{name}` for the database; always there in CI."""
+    binaries = postgres.programs()
+    if binaries is None:
+        reason = "PostgreSQL's server programs are not installed (Debian: apt-get install postgresql)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with postgres.server(binaries) as template:
+        yield template
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind that s2d promises to work with."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 's2d.db'}"
+    template: str = request.getfixturevalue("postgres_template")
+    name = f"t{uuid.uuid4().hex}"
+    admin = create_engine(template.format(name="postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    return template.format(name=name)

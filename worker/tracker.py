@@ -38,7 +38,7 @@ class Tracker:
             self._now = self._now.model_copy(update={"stage": event.stage, "step": 0, "steps": 0, "metrics": {}})
             self._began, self._began_at_step = time.monotonic(), -1
         else:
-            self._change(event.stage, state=state, finished_at=now, seconds=event.data["seconds"])
+            self._change(event.stage, state=state, finished_at=now, **_spent(event))
 
     def _step(self, event: NewEvent) -> None:
         step = event.step or 0
@@ -89,3 +89,7 @@ class Tracker:
         if not finished:
             return 1.0, 1.0
         return max(1.0, seen / high) if high else 1.0, min(1.0, seen / low) if low else 1.0
+
+
+def _spent(event: NewEvent) -> dict[str, Any]:
+    return {name: event.data[name] for name in ("steps", "seconds", "tokens")}

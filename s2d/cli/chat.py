@@ -14,15 +14,13 @@ if TYPE_CHECKING:
 
 def models(url: Url = None, key: Key = None, state_dir: StateDir = None) -> None:
     """The students of the service, newest first."""
-    from rich.console import Console
-
     from s2d.cli.client import Client
     from s2d.cli.configuration import read_settings
-    from s2d.cli.tables import table, when
+    from s2d.cli.output import console, table, when
 
     with Client.connect(read_settings(state_dir=state_dir), url, key) as client:
         found = client.get("/v1/models")["data"]
-    Console().print(table(("id", "job", "created"), [(m["id"], m["job"], when(m["created"])) for m in found]))
+    console().print(table(("id", "job", "created"), [(m["id"], m["job"], when(m["created"])) for m in found]))
 
 
 def chat(

@@ -22,22 +22,22 @@ def demo(
     port: Annotated[int, typer.Option(help="Port of the service; 0 takes a free one.")] = 0,
 ) -> None:
     """A tiny model pair learns arithmetic through all stages, in minutes on two cores; then its student answers."""
-    from rich.console import Console
-
+    from s2d.cli import output
     from s2d.cli.client import Client
     from s2d.cli.configuration import read_settings
     from s2d.embedded import EmbeddedService
 
-    console = Console(highlight=False)
+    console = output.console()
     settings = read_settings(state_dir=state_dir, port=port, host="127.0.0.1")
-    place_models(settings.state_dir / "models")
+    models = settings.state_dir.absolute() / "models"
+    place_models(models)
     file, question = write_problems(settings.state_dir, seed)
     with EmbeddedService(settings, announce=console.print) as service:
         console.print(
             f"The service is up at {service.url}; its logs are in {service.settings.log_dir}.", soft_wrap=True
         )
         with Client.connect(service.settings, service.url, None) as client:
-            job = _run(client, console, file, seed, service.check)
+            job = _run(client, console, file, models, seed, service.check)
             if job["state"] == "succeeded":
                 _show_report(console, service.settings.job_dir(job["id"]))
                 _ask(client, console, job["student"], question)
@@ -48,34 +48,35 @@ def demo(
 def place_models(folder: Path) -> None:
     """Copy the pair to where the service may read models."""
     import shutil
-    from importlib.resources import as_file, files
 
-    with as_file(files("s2d.demo") / "assets") as assets:
-        for name in ("teacher", "student"):
-            shutil.copytree(assets / name, folder / f"demo-{name}", dirs_exist_ok=True)
+    from s2d.demo.settings import ASSETS
+
+    for name in ("teacher", "student"):
+        shutil.copytree(ASSETS / name, folder / f"demo-{name}", dirs_exist_ok=True)
 
 
 def write_problems(folder: Path, seed: int) -> tuple[Path, Problem]:
     """The file to upload, and one more problem, which is in it neither with nor without its answer."""
     from s2d.demo import task
-    from s2d.demo.settings import N_LABELED, N_UNLABELED
+    from s2d.demo.settings import LABELS, UNLABELED_PROMPTS
 
-    file = folder / "arithmetic.jsonl"
-    task.write_jsonl(file, N_LABELED, N_UNLABELED, seed)
-    known = [problem.text for problem in task.problems(N_LABELED + N_UNLABELED, seed)]
+    file, n_labeled = folder / "arithmetic.jsonl", sum(LABELS.values())
+    task.write_jsonl(file, n_labeled, UNLABELED_PROMPTS, seed)
+    known = {problem.text for problem in task.problems(n_labeled + UNLABELED_PROMPTS, seed)}
     return file, task.problems(1, seed + 1, exclude=known)[0]
 
 
-def _run(client: Client, console: Console, file: Path, seed: int, alive: Any) -> dict[str, Any]:
+def _run(client: Client, console: Console, file: Path, models: Path, seed: int, alive: Any) -> dict[str, Any]:
     from s2d.cli.jobs import follow
-    from s2d.demo.settings import plan_request
+    from s2d.demo.settings import OPTIONS
     from s2d.plan.document import Plan
     from s2d.plan.render import to_rich
 
     uploaded = client.upload(file)
     counts = uploaded["report"]
     console.print(f"Uploaded {counts['labeled']:,} labeled and {counts['unlabeled']:,} unlabeled problems.")
-    plan = client.post("/v1/plans", plan_request(uploaded["id"], seed))
+    pair = {name: str(models / f"demo-{name}") for name in ("teacher", "student")}
+    plan = client.post("/v1/plans", {**pair, "training_file": uploaded["id"], "seed": seed, **OPTIONS})
     console.print(to_rich(Plan.model_validate(plan)))
     job = client.post("/v1/jobs", {"plan": plan["id"], "training_file": uploaded["id"], "name": "demo"})
     console.print(f"Job {job['id']} is {job['state']}.")

@@ -38,11 +38,9 @@ def upload(
 @app.command("list")
 def list_files(url: Url = None, key: Key = None, state_dir: StateDir = None) -> None:
     """The newest files."""
-    from rich.console import Console
-
     from s2d.cli.client import Client
     from s2d.cli.configuration import read_settings
-    from s2d.cli.tables import table, when
+    from s2d.cli.output import console, table, when
 
     with Client.connect(read_settings(state_dir=state_dir), url, key) as client:
         files = client.get("/v1/files")["data"]
@@ -50,4 +48,4 @@ def list_files(url: Url = None, key: Key = None, state_dir: StateDir = None) -> 
         (f["id"], f["filename"], str(f["report"]["labeled"]), str(f["report"]["unlabeled"]), when(f["created_at"]))
         for f in files
     ]
-    Console().print(table(("id", "name", "labeled", "unlabeled", "created"), rows))
+    console().print(table(("id", "name", "labeled", "unlabeled", "created"), rows))

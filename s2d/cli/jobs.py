@@ -41,14 +41,12 @@ def list_jobs(
     state_dir: StateDir = None,
 ) -> None:
     """The newest jobs."""
-    from rich.console import Console
-
-    from s2d.cli.tables import table, when
+    from s2d.cli.output import console, table, when
 
     with _connect(url, key, state_dir) as client:
         jobs = client.get("/v1/jobs", state=state)["data"]
     rows = [(j["id"], j["name"] or "", j["state"], _position(j), when(j["created_at"])) for j in jobs]
-    Console().print(table(("id", "name", "state", "stage", "created"), rows))
+    console().print(table(("id", "name", "state", "stage", "created"), rows))
 
 
 @app.command()
@@ -80,10 +78,10 @@ def events(
 @app.command()
 def watch(job_id: JobId, url: Url = None, key: Key = None, state_dir: StateDir = None) -> None:
     """Live progress until the job ends. Ctrl-C stops watching, not the job. Exit code 0 if the job succeeds."""
-    from rich.console import Console
+    from s2d.cli.output import console
 
     with _connect(url, key, state_dir) as client:
-        job = follow(client, job_id, Console())
+        job = follow(client, job_id, console())
     if job["state"] != "succeeded":
         raise typer.Exit(1)
 
@@ -95,19 +93,19 @@ def cancel(job_id: JobId, url: Url = None, key: Key = None, state_dir: StateDir 
         typer.echo(client.post(f"/v1/jobs/{job_id}/cancel")["state"])
 
 
-def follow(client: Client, job_id: str, console: Console, alive: Any = lambda: None) -> dict[str, Any]:
+def follow(client: Client, job_id: str, screen: Console, alive: Any = lambda: None) -> dict[str, Any]:
     """Show a job's progress until it ends, then how it ended; the job. `alive` is called now and then and may raise."""
     from s2d.cli.outcome import show_end
     from s2d.cli.progress import Progress
 
     plan = client.get(f"/v1/plans/{client.get(f'/v1/jobs/{job_id}')['plan']}")
-    with Progress(console, [stage["kind"] for stage in plan["stages"]]) as progress:
+    with Progress(screen, [stage["kind"] for stage in plan["stages"]]) as progress:
         for event in client.events(job_id):
             alive()
             if event is not None:
                 progress.take(event)
     job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}")
-    show_end(console, job["state"], job["error"])
+    show_end(screen, job["state"], job["error"])
     return job
 
 

@@ -23,4 +23,3 @@ Key = Annotated[
     str | None,
     typer.Option("--key", envvar="S2D_API_KEY", help="API key; else the one in the state folder.", show_envvar=True),
 ]
-InputFile = Annotated[Path, typer.Option(exists=True, dir_okay=False, readable=True)]

@@ -62,12 +62,11 @@ def plan(
 
 def show(plan: Plan, format: Format) -> None:
     """Print the plan."""
-    from rich.console import Console
-
+    from s2d.cli.output import console
     from s2d.plan.render import to_markdown, to_rich
 
     if format is Format.page:
-        Console().print(to_rich(plan))
+        console().print(to_rich(plan))
     else:
         typer.echo(to_markdown(plan) if format is Format.markdown else plan.model_dump_json(indent=2))
 

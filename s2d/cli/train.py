@@ -21,8 +21,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
 ) -> None:
     """Run a plan here, without service, broker or database. Ctrl-C saves a checkpoint first; twice stops at once."""
-    from rich.console import Console
-
+    from s2d.cli import output
     from s2d.cli.outcome import show_end
     from s2d.cli.progress import Progress
     from s2d.cli.report import show_report
@@ -31,7 +30,7 @@ def train(
 
     found = load_plan(plan.read_bytes())
     _check_folder(out, resume)
-    console = Console(highlight=False)
+    console = output.console()
     with _stop_on_signal() as stopping, Progress(console, found.kinds()) as progress:
         outcome = run_plan(found, file, out, progress.take, stopping=stopping)
     show_end(console, outcome.state, outcome.error)

@@ -25,6 +25,8 @@ BATCH_SIZE = 16
 WARMUP_STEPS = 50
 REPORT_EVERY = 100
 IGNORED = -100
+# vLLM's CPU kernels refuse smaller heads, and the student is to be served by it.
+HEAD_DIM = 32
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Recipe:
     hidden_size: int
     intermediate_size: int
     layers: int
+    heads: int
     phases: tuple[Phase, ...]
 
 
@@ -51,21 +54,21 @@ CLEAN = Mixture(full=1.0, half=0.0, full_slip=0.0, half_slip=0.0)
 SLOPPY = Mixture(full=0.15, half=0.40, full_slip=0.15, half_slip=0.3)
 
 # The teacher first learns the two operations from clean working, then to be as sloppy as the student's text is.
-TEACHER = Recipe("teacher", 128, 384, 4, (Phase(900, 2e-3, CLEAN), Phase(500, 1e-3, SLOPPY)))
-STUDENT = Recipe("student", 48, 128, 2, (Phase(1200, 3e-3, SLOPPY),))
+TEACHER = Recipe("teacher", 128, 384, 4, 4, (Phase(1500, 2e-3, CLEAN), Phase(300, 1e-3, SLOPPY)))
+STUDENT = Recipe("student", 48, 128, 2, 2, (Phase(1200, 3e-3, SLOPPY),))
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
-    """A Qwen3 model with random weights, four heads and tied embeddings."""
+    """A Qwen3 model with random weights and tied embeddings."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=recipe.hidden_size,
         intermediate_size=recipe.intermediate_size,
         num_hidden_layers=recipe.layers,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=recipe.hidden_size // 4,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        head_dim=HEAD_DIM,
         max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,

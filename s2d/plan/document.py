@@ -29,7 +29,7 @@ ModelRole = Literal[
 class Frozen(BaseModel):
     """Immutable, and strict about unknown fields: a setting that would be ignored is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Range(Frozen):

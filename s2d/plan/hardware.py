@@ -96,7 +96,7 @@ def from_request(wish: HardwareRequest, detected: Hardware) -> Hardware:
         base = _described_gpu(wish, detected.cpu_threads)
     changed = wish.model_dump(exclude_none=True)
     if device == "cpu" and wish.cpu_threads:
-        changed = {"tflops": CPU_TFLOPS_PER_THREAD * wish.cpu_threads, **changed}
+        changed = {"tflops": round(CPU_TFLOPS_PER_THREAD * wish.cpu_threads, 3), **changed}
     return base.model_copy(update=changed | {"device": device})
 
 

@@ -60,7 +60,7 @@ def read_model(name: str, policy: ModelPolicy) -> Model:
         return _model(name, CATALOG[name].config, "catalog")
     if not _HUB_ID.fullmatch(name) or ".." in name:
         raise InvalidPlan(f"{name!r} is neither a local folder nor a hub id such as 'Qwen/Qwen3-1.7B'.")
-    path = Path(_download(name, "config.json", policy))
+    path = _hub_config(name, policy)
     # A cached file lies in .../snapshots/<commit>/config.json.
     return _model(name, _read_config(path), "hub", revision=path.parent.name)
 
@@ -112,7 +112,7 @@ def fetch_tokenizer(model: Model, policy: ModelPolicy) -> None:
     from huggingface_hub import constants
     from huggingface_hub.errors import EntryNotFoundError
 
-    if model_files(model) is not None and not _reachable(constants.ENDPOINT):
+    if model_files(model) is not None and not (policy.allow_hub and _reachable(constants.ENDPOINT)):
         return
     for file in ("config.json", *TOKENIZER_FILES):
         try:
@@ -166,6 +166,17 @@ def _model(name: str, config: Mapping[str, Any], source: Any, revision: str | No
         source=source,
         **asdict(shape),
     )
+
+
+def _hub_config(name: str, policy: ModelPolicy) -> Path:
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+    try:
+        return Path(_download(name, "config.json", policy))
+    except EntryNotFoundError as err:
+        raise InvalidPlan(f"{name!r} on the hub has no config.json: it is not a transformers model.") from err
+    except HFValidationError as err:
+        raise InvalidPlan(f"{name!r} is not a hub id: {err}") from err
 
 
 def _download(name: str, file: str, policy: ModelPolicy, revision: str | None = None) -> str:

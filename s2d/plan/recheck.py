@@ -27,6 +27,6 @@ def check_models_again(plan: Plan, policy: ModelPolicy) -> None:
 def _unchanged(planned: Model, found: Model) -> None:
     if found.config_hash != planned.config_hash:
         raise InvalidPlan(
-            f"{planned.name} is another model now than when the plan was made (its config.json differs). Make a new plan.",
+            f"{planned.name} is another model now than when the plan was made: its config.json differs. Plan again.",
             param="plan",
         )

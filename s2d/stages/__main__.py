@@ -7,6 +7,7 @@ reason.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 import time
@@ -35,9 +36,19 @@ def main(arguments: list[str]) -> int:
         traceback.print_exc()
         return _fail(runtime, err)
     if runtime.rank == 0:
-        final = result.model_copy(update={"seconds": result.seconds + time.monotonic() - started})
+        final = result.model_copy(update={"seconds": seconds_before(runtime) + time.monotonic() - started})
         write_atomic(runtime.folder / "result.json", final.model_dump_json(indent=1))
     return 0
+
+
+def seconds_before(runtime: StageRuntime) -> float:
+    """Time that earlier attempts at this stage took, from their first event to their last."""
+    spans = []
+    for path in runtime.folder.glob("events-*.jsonl"):
+        times = [json.loads(line)["at"] for line in path.read_text().splitlines()]
+        if path.name != runtime.task.events_name and times:
+            spans.append(times[-1] - times[0])
+    return sum(spans)
 
 
 def _entry(kind: StageKind) -> Callable[[StageRuntime], StageResult]:

@@ -12,9 +12,9 @@ from s2d.store.pages import page
 from s2d.store.tables import FileRow, JobRow
 
 
-def get(session: Session, file_id: str, *, param: str = "file_id") -> FileRow:
+def get(session: Session, file_id: str, *, param: str = "file_id", lock: bool = False) -> FileRow:
     """Raises NotFound, which names `param` as the request's field at fault."""
-    row = session.get(FileRow, file_id)
+    row = session.get(FileRow, file_id, with_for_update=lock or None)
     if row is None:
         raise NotFound(f"There is no file {file_id!r}.", code="file_not_found", param=param)
     return row
@@ -28,7 +28,8 @@ def list_page(
 
 def remove(session: Session, file_id: str) -> FileRow:
     """Raises NotFound, and Conflict while a job names the file: its provenance would be lost."""
-    row = get(session, file_id)
+    # Locked, so that of two removals at once the later one finds nothing.
+    row = get(session, file_id, lock=True)
     jobs = session.scalar(select(func.count()).select_from(JobRow).where(JobRow.file_id == file_id))
     if jobs:
         raise Conflict(f"File {file_id!r} is used by {jobs} job(s) and stays for their provenance.", code="file_in_use")

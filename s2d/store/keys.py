@@ -23,6 +23,7 @@ def create(session: Session, name: str) -> tuple[ApiKeyRow, str]:
     row = ApiKeyRow(id=new_id("key"), name=name, key_hash=_digest(secret), created_at=db_now())
     session.add(row)
     session.flush()
+    session.refresh(row)
     return row, secret
 
 

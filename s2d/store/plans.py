@@ -20,6 +20,7 @@ def put(session: Session, plan: Plan) -> PlanRow:
         row = PlanRow(id=plan.id, document=plan.model_dump(mode="json"), created_at=db_now())
         session.add(row)
         session.flush()
+        session.refresh(row)
     return row
 
 

@@ -19,6 +19,7 @@ def register(session: Session, *, student_id: str, job_id: str, path: str) -> St
         row = StudentRow(id=student_id, job_id=job_id, path=path, created_at=db_now())
         session.add(row)
         session.flush()
+        session.refresh(row)
     return row
 
 

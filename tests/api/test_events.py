@@ -147,20 +147,24 @@ def test_a_stream_ends_when_the_client_leaves(
 
     monkeypatch.setattr(module, "follow", watched)
     with remote.stream("GET", address(claim), headers=SSE) as response:
-        next(frames(response))
+        # Kept in a name: a generator that is dropped closes the response.
+        seen = frames(response)
+        next(seen)
         assert not ended.is_set()
     assert ended.wait(5)
 
 
-def test_many_open_streams_leave_room_for_others(remote: httpx.Client, claim: jobs.Claim) -> None:
+def test_many_open_streams_leave_room_for_others(remote: httpx.Client, ctx: Context, claim: jobs.Claim) -> None:
     """More streams than the thread pool has threads: a stream holds none while it waits."""
     limits = httpx.Limits(max_connections=None)
     with httpx.Client(base_url=remote.base_url, headers=remote.headers, limits=limits, trust_env=False) as many:
         open_streams = [many.stream("GET", address(claim), headers=SSE) for _ in range(60)]
-        for stream in open_streams:
-            next(frames(stream.__enter__()))
+        followed = [frames(stream.__enter__()) for stream in open_streams]
+        assert [next(seen)["id"] for seen in followed] == ["1"] * 60
         began = time.monotonic()
         assert remote.get(f"/v1/jobs/{claim.job_id}").status_code == 200
         assert time.monotonic() - began < 5
+        tell(ctx, claim, "to all")
+        assert [[next(seen)["id"] for _ in range(2)] for seen in followed] == [["2", "3"]] * 60
         for stream in open_streams:
             stream.__exit__(None, None, None)

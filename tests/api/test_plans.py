@@ -69,7 +69,7 @@ def test_pages(client: TestClient) -> None:
         ({"labeled_budget": 0}, "invalid_request", "labeled_budget"),
         ({"labeled_budget": 1}, "invalid_plan", None),
         ({"labeled_budget": None}, "invalid_request", None),
-        ({"verifier": "astrology"}, "invalid_request", "verifier"),
+        ({"verifier": "astrology"}, "invalid_request", "verifier.name"),
         ({"hardware": {"device": "tpu"}}, "invalid_request", "hardware.device"),
         ({"max_completion_tokens": 10**9}, "invalid_plan", "max_completion_tokens"),
         ({"epochs": 3}, "invalid_request", "epochs"),

@@ -38,7 +38,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_plan(pair: Path, data: DataSummary | None = None, **fields: Any) -> Plan:
-    request = read_request({"teacher": str(pair / "teacher"), "student": str(pair / "student"), **fields})
+    request = read_request({"teacher": str(pair / "teacher"), "student": str(pair / "student")} | fields)
     return make_plan(request, data, CPU, policy(pair))
 
 
@@ -164,6 +164,8 @@ def test_settings_of_the_request_are_used_as_they_stand(pair: Path) -> None:
         ({"labeled_budget": 500, "max_completion_tokens": 2000}, "max_completion_tokens"),
         ({"labeled_budget": 500, "verifier": "telepathy"}, "verifier"),
         ({"labeled_budget": 500, "hardware": {"device": "cpu", "devices": 2}}, "devices"),
+        ({"labeled_budget": 500, "hardware": {"memory_gib": float("inf")}}, "hardware.memory_gib"),
+        ({"labeled_budget": 500, "teacher": "a--b/c"}, "teacher"),
         ({"labeled_budget": 500, "hardware": {"memory_gib": 0.5}}, "memory_gib|GiB"),
     ],
 )

@@ -1,14 +1,27 @@
-"""How lists are shown: one row an item, no frame, so that they can be cut up by other programs."""
+"""Where output goes, and how lists look."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from rich.console import Console
 from rich.table import Table
+
+#: Columns where there is no terminal to measure.
+PLAIN_WIDTH = 160
+
+
+def console() -> Console:
+    """Standard output."""
+    found = Console(highlight=False)
+    if not found.is_terminal:
+        found.width = PLAIN_WIDTH
+    return found
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """One row an item and no frame, so that other programs can cut it up."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         # An id that is cut short is no id.

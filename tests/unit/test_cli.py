@@ -1,0 +1,490 @@
+"""The command line: what it prints, how it ends, and the live display."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from rich.console import Console
+
+from api.app import create_app
+from s2d.cli import progress as live
+from s2d.cli import sse
+from s2d.cli.app import run
+from s2d.cli.board import Board
+from s2d.cli.client import ApiError, Client
+from s2d.cli.progress import Progress
+from s2d.cli.report import show_report
+from s2d.errors import Unavailable
+from s2d.events import NewEvent
+from s2d.plan.document import load_plan
+from s2d.settings import Settings
+
+PAIR = ("--teacher", "Qwen/Qwen3-8B", "--student", "Qwen/Qwen3-1.7B", "--gpu", "H100")
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """Runs a command as its entry point does; (exit code, stdout, stderr)."""
+    for name in ("S2D_URL", "S2D_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("S2D_ALLOW_HUB", "false")
+    monkeypatch.setenv("S2D_STATE_DIR", str(tmp_path / "state"))
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+        monkeypatch.setattr(sys, "argv", ["s2d", *map(str, arguments)])
+        try:
+            with pytest.raises(SystemExit) as end:
+                run()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    file = tmp_path / "labels.jsonl"
+    rows = [json.dumps({"problem": f"What is {n} + {n}?", "answer": str(2 * n)}) for n in range(100)]
+    file.write_text("\n".join([*rows, "not json"]))
+    return file
+
+
+# --- start ----------------------------------------------------------------------------------------------------------
+
+
+def test_help_is_there_at_once_and_loads_no_heavy_library() -> None:
+    code = (
+        "import sys; sys.argv = ['s2d', '--help']\n"
+        "from s2d.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'sqlalchemy', 'celery', 'fastapi', 'pydantic', 'httpx', 'api', 'worker'}\n"
+        "print('loaded:', sorted(heavy & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("loaded: []\n")
+    for command in ("up", "plan", "train", "jobs", "files", "models", "chat", "demo"):
+        assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize("module", ["s2d.cli.up", "s2d.cli.demo", "s2d.cli.jobs", "s2d.cli.plan", "s2d.embedded"])
+def test_no_command_imports_the_service_or_torch(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'api', 'worker', 'torch'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_usage_is_exit_code_2(cli: Cli) -> None:
+    assert cli("plan", "--labels", "many")[0] == 2
+    assert cli("no-such-command")[0] == 2
+    assert cli("train", "--plan", "no-such-file")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("plan", "--teacher", "x", "--labels", 10),
+            "Error: This plan request cannot be used. student: Field required",
+        ),
+        (("plan", *PAIR, "--file", "/no/such.jsonl"), "Error: /no/such.jsonl: No such file or directory"),
+        (("models",), "Error: No API key: set S2D_API_KEY, or start the service once with `s2d up`"),
+    ],
+)
+def test_an_error_is_one_line_without_traceback(cli: Cli, arguments: tuple[object, ...], message: str) -> None:
+    code, out, err = cli(*arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+
+
+def test_a_setting_that_cannot_be_read_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S2D_PORT", "http")
+    code, _, err = cli("up")
+    assert code == 1
+    assert err.startswith("Error: A setting cannot be used. S2D_PORT: Input should be a valid integer")
+
+
+def test_a_service_that_is_not_there_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("S2D_URL", url)
+    code, _, err = cli("models", "--key", "x")
+    assert code == 1
+    assert err.startswith(f"Error: No s2d answers at {url} ")
+
+
+def test_up_names_a_busy_port(cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, _, err = cli("up", "--port", port)
+    assert code == 1
+    assert f"Port {port} on 127.0.0.1 is in use" in err
+
+
+# --- plan and train -------------------------------------------------------------------------------------------------
+
+
+def test_a_local_plan_counts_the_file_and_is_kept_whole(cli: Cli, labels: Path, tmp_path: Path) -> None:
+    out_file = tmp_path / "plan.json"
+    code, out, _ = cli("plan", *PAIR, "--file", labels, "--seed", 3, "--out", out_file, "--format", "json")
+    assert code == 0
+    plan = load_plan(out_file.read_text())
+    assert load_plan(out) == plan
+    assert (plan.data.labeled, plan.seed, plan.hardware.name) == (100, 3, "H100")
+    assert plan.data.file_sha256 is not None
+
+
+def test_the_command_line_wins_over_the_options_file(cli: Cli, tmp_path: Path) -> None:
+    options = tmp_path / "options.json"
+    options.write_text(json.dumps({"labeled_budget": 500, "seed": 7, "hardware": {"name": "A100", "devices": 4}}))
+    code, out, _ = cli("plan", *PAIR, "--labels", 800, "--options", options, "--format", "json")
+    assert code == 0
+    plan = load_plan(out)
+    assert (plan.data.labeled, plan.seed, plan.hardware.name, plan.hardware.devices) == (800, 7, "H100", 4)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"hardware": 3}'])
+def test_a_wrong_options_file_is_refused(cli: Cli, tmp_path: Path, text: str) -> None:
+    options = tmp_path / "options.json"
+    options.write_text(text)
+    code, _, err = cli("plan", *PAIR, "--labels", 800, "--options", options)
+    assert code == 1
+    assert str(options) in err
+
+
+@pytest.mark.parametrize(("format", "start"), [("page", "╭"), ("markdown", "# Plan `plan_")])
+def test_a_plan_is_printed_for_people(cli: Cli, format: str, start: str) -> None:
+    code, out, _ = cli("plan", *PAIR, "--labels", 800, "--format", format)
+    assert code == 0
+    assert out.startswith(start)
+    assert "teacher_rl" in out
+
+
+def test_train_resumes_only_when_told_to(cli: Cli, labels: Path, tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan.json", tmp_path / "run"
+    assert cli("plan", *PAIR, "--file", labels, "--out", plan)[0] == 0
+    arguments = ("train", "--plan", plan, "--file", labels, "--out", out)
+    code, _, err = cli(*arguments, "--resume")
+    assert (code, "holds no run to resume" in err) == (1, True)
+    out.mkdir()
+    (out / "plan.json").write_text(plan.read_text())
+    code, _, err = cli(*arguments)
+    assert (code, "add --resume" in err) == (1, True)
+
+
+def test_train_refuses_another_file(cli: Cli, labels: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    assert cli("plan", *PAIR, "--file", labels, "--out", plan)[0] == 0
+    labels.write_text(labels.read_text() + "\n" + json.dumps({"problem": "1 + 1?", "answer": "2"}))
+    code, _, err = cli("train", "--plan", plan, "--file", labels, "--out", tmp_path / "run")
+    assert (code, "another file" in err) == (1, True)
+
+
+# --- against the real API -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(server: uvicorn.Server, listener: socket.socket) -> Iterator[None]:
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def service(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The API without a worker, on the state folder that the commands use."""
+    settings = Settings(state_dir=tmp_path / "state", allow_hub=False)
+    listener = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setenv("S2D_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    config = uvicorn.Config(create_app(settings), log_level="warning", timeout_graceful_shutdown=1)
+    with running(uvicorn.Server(config), listener):
+        yield
+
+
+@pytest.mark.usefixtures("service")
+def test_from_labels_to_a_cancelled_job(cli: Cli, labels: Path, tmp_path: Path) -> None:
+    code, out, err = cli("files", "upload", labels)
+    assert code == 0
+    file_id = out.strip()
+    assert "100 labeled, 0 unlabeled" in err
+    assert "line 101:" in err
+    assert file_id in cli("files", "list")[1]
+
+    plan_file = tmp_path / "plan.json"
+    code, _, err = cli("plan", *PAIR, "--remote", "--file", file_id, "--out", plan_file)
+    assert (code, err) == (0, "")
+    plan = load_plan(plan_file.read_text())
+
+    code, out, _ = cli("jobs", "create", "--plan", plan.id, "--file", file_id, "--name", "mine")
+    assert code == 0
+    job = out.strip()
+    (row,) = [line for line in cli("jobs", "list", "--state", "queued")[1].splitlines() if job in line]
+    assert row.split()[:3] == [job, "mine", "queued"]
+    assert json.loads(cli("jobs", "show", job)[1])["plan"] == plan.id
+
+    assert cli("jobs", "cancel", job)[1] == "cancelled\n"
+    events = [json.loads(line) for line in cli("jobs", "events", job)[1].splitlines()]
+    assert [event["data"]["state"] for event in events] == ["queued", "cancelled"]
+    assert cli("jobs", "events", job, "--after", 1)[1].count("\n") == 1
+
+    code, out, _ = cli("jobs", "watch", job)
+    assert code == 1
+    assert out.splitlines() == ["job queued", "job cancelled", "The job cancelled."]
+
+
+@pytest.mark.usefixtures("service")
+def test_the_services_own_words_reach_the_user(cli: Cli, labels: Path) -> None:
+    code, _, err = cli("jobs", "show", "job_nope")
+    assert (code, err) == (1, "Error: There is no job 'job_nope'.\n")
+    assert "API key" in cli("models", "--key", "wrong")[2]
+    labels.write_text("[]")
+    assert cli("files", "upload", labels)[0] == 1
+    assert "There is no student yet" in cli("chat", "hello")[2]
+
+
+# --- streams --------------------------------------------------------------------------------------------------------
+
+
+def test_server_sent_events_are_parsed() -> None:
+    lines = [": still here", "", "id: 1", "event: state", 'data: {"a"', "data: :1}", "", "data:x", "", "event: lost"]
+    assert list(sse.parse(lines)) == [
+        None,
+        sse.ServerEvent("state", '{"a"\n:1}'),
+        sse.ServerEvent("message", "x"),
+    ]
+
+
+@contextmanager
+def scripted(answers: list[bytes | int], seen: list[dict[str, str]]) -> Iterator[str]:
+    """A server that gives these bodies (or, for a number, that status) one after the other and closes each time."""
+    script = iter(answers)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append({name.lower(): value for name, value in self.headers.items()})
+            answer = next(script)
+            self.send_response(answer if isinstance(answer, int) else 200)
+            # A length that is never reached: the connection breaks off.
+            self.send_header("content-length", "100000" if isinstance(answer, bytes) else "0")
+            self.end_headers()
+            if isinstance(answer, bytes):
+                self.wfile.write(answer)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.do_GET()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            del format, args
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def event_frame(seq: int) -> bytes:
+    body = {"seq": seq, "type": "message", "level": "info", "stage": None, "step": None, "message": "", "data": {}}
+    return f"id: {seq}\nevent: message\ndata: {json.dumps(body)}\n\n".encode()
+
+
+def test_a_broken_event_stream_goes_on_at_the_last_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s2d.cli.client.RECONNECT_PAUSE_S", 0.01)
+    seen: list[dict[str, str]] = []
+    first = event_frame(1) + event_frame(2) + b"id: 3\nevent: message\ndata: {"
+    last = event_frame(3) + b'event: done\ndata: {"state":"succeeded"}\n\n'
+    with scripted([first, last], seen) as url, Client(url, "key") as client:
+        events = [event["seq"] for event in client.events("job_1") if event]
+    assert events == [1, 2, 3]
+    assert [request["last-event-id"] for request in seen] == ["0", "2"]
+    assert seen[0]["authorization"] == "Bearer key"
+
+
+def test_a_service_that_stays_away_ends_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s2d.cli.client.RECONNECT_PAUSE_S", 0.01)
+    monkeypatch.setattr("s2d.cli.client.RECONNECT_FOR_S", 0.1)
+    with scripted([event_frame(1)], []) as url:
+        client = Client(url, "key")
+        events = client.events("job_1")
+        assert next(events) is not None
+    with client, pytest.raises(Unavailable, match="No s2d answers"):
+        list(events)
+
+
+def chunk(text: str) -> bytes:
+    return f"data: {json.dumps({'choices': [{'delta': {'content': text}}]})}\n\n".encode()
+
+
+def test_chat_streams_to_the_end() -> None:
+    with scripted([chunk("4") + chunk("2") + b"data: [DONE]\n\n"], []) as url, Client(url, "key") as client:
+        assert list(client.chat({"model": "m"})) == ["4", "2"]
+
+
+@pytest.mark.parametrize("end", [b"", b'data: {"error": {"message": "the server died"}}\n\n'])
+def test_an_answer_that_breaks_off_is_an_error(end: bytes) -> None:
+    with scripted([chunk("4") + end], []) as url, Client(url, "key") as client:
+        pieces = client.chat({"model": "m"})
+        assert next(pieces) == "4"
+        with pytest.raises((ApiError, Unavailable)):
+            list(pieces)
+
+
+def test_another_program_on_the_port_is_not_taken_for_ours() -> None:
+    with (
+        scripted([404], []) as url,
+        Client(url, "key") as client,
+        pytest.raises(ApiError, match=r"/v1/models answered 404"),
+    ):
+        client.get("/v1/models")
+
+
+# --- the live display -----------------------------------------------------------------------------------------------
+
+
+def event(type: Any, **fields: Any) -> dict[str, Any]:
+    return NewEvent(type=type, **fields).model_dump()
+
+
+RUN = [
+    event("state", data={"state": "running"}),
+    event("stage", stage="teacher_rl", data={"state": "running", "index": 0, "count": 2}),
+    event("message", stage="teacher_rl", message="loading libraries and models"),
+    event("metrics", stage="teacher_rl", step=3, data={"steps": 30, "metrics": {"reward_mean": 0.4567}}),
+]
+
+
+def test_the_board_follows_a_job() -> None:
+    board = Board.of(["teacher_rl", "opd"])
+    for one in RUN[:3]:
+        board.take(one)
+    assert board.running is not None
+    assert board.running.told == "loading libraries and models"
+    board.take(RUN[3])
+    assert board.running.count == "3/30"
+    assert board.running.told == "reward mean 0.457"
+    assert board.rows["opd"].state == "waiting"
+    board.take(event("stage", stage="teacher_rl", data={"state": "succeeded", "steps": 30, "seconds": 5.0}))
+    assert board.running is None
+    assert board.rows["teacher_rl"].line().startswith("teacher_rl  succeeded  3/30  reward mean 0.457")
+
+
+def test_a_stage_of_a_job_that_ended_no_longer_runs() -> None:
+    for state, left in (("failed", "failed"), ("cancelled", "waiting"), ("queued", "waiting")):
+        board = Board()
+        for one in RUN:
+            board.take(one)
+        assert board.take(event("state", data={"state": state})) == f"job {state}"
+        assert board.running is None
+        assert board.rows["teacher_rl"].state == left
+
+
+def test_gates_and_warnings_are_kept_as_lines() -> None:
+    board = Board()
+    assert board.take(event("gate", stage="warmup", message="C2 holds")) == "warmup: C2 holds"
+    killed = event("message", level="warn", stage="opd", message="killed by signal 9")
+    assert board.take(killed) == "warning: opd: killed by signal 9"
+    assert board.take(event("checkpoint", stage="opd", message="checkpoint-5 written", step=5)) is None
+
+
+def test_without_a_terminal_a_line_comes_even_when_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PLAIN_LINE_S", 0.3)
+    out = io.StringIO()
+    with Progress(Console(file=out, width=100), ["teacher_rl", "opd"]) as shown:
+        for one in RUN:
+            shown.take(one)
+        time.sleep(1.2)
+    lines = out.getvalue().splitlines()
+    assert lines[:2] == ["job running", "teacher_rl  running  0 s"]
+    assert len([line for line in lines[2:] if line.startswith("teacher_rl  running  3/30  reward mean 0.457")]) >= 2
+
+
+def test_on_a_terminal_something_moves_all_the_time() -> None:
+    out = io.StringIO()
+    with Progress(Console(file=out, width=100, force_terminal=True), ["teacher_rl", "opd"]) as shown:
+        frames = set()
+        for one in (None, *RUN):
+            if one is not None:
+                shown.take(one)
+            before = len(out.getvalue())
+            time.sleep(0.4)
+            frames.add(out.getvalue()[before:])
+    assert "" not in frames
+    assert "3/30" in out.getvalue()
+    assert "reward mean 0.457" in out.getvalue()
+
+
+def test_the_report_is_shown_with_intervals_and_its_path(tmp_path: Path) -> None:
+    def arm(model: str, label: str, mean: float) -> dict[str, Any]:
+        measured = {"avg_at_k": mean, "low": mean - 0.01, "high": mean + 0.01, "k": 4, "problems": 1000}
+        return {
+            "model": model,
+            "label": label,
+            "pass_at_k": [],
+            "truncated": 0.0,
+            "labels_used": 512,
+            "seconds": 61.2,
+        } | (measured)
+
+    report = {
+        "complete": True,
+        "arms": [arm("rl_student", "student after RL (3)", 0.947), arm("direct_grpo", "direct GRPO", 0.282)],
+        "comparisons": [{"arm": "rl_student", "baseline": "direct_grpo", "gain": 0.665, "low": 0.64, "high": 0.69}],
+        "stages": [
+            {"kind": "opd", "steps": 90, "tokens": 123456, "seconds": 37.4, "labels": 0, "dropped_prompts": 0},
+        ],
+        "gates": [],
+        "labels": {"teacher_rl": 512, "student_rl": 512, "validation": 256, "test": 1000},
+        "curves": {},
+        "provenance": {
+            "plan_id": "plan_x",
+            "plan_sha256": "x",
+            "data_sha256": {},
+            "seed": 0,
+            "versions": {},
+            "hardware": {},
+            "created_at": "now",
+        },
+    }
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report))
+    out = io.StringIO()
+    show_report(Console(file=out, width=120), path)
+    told = out.getvalue()
+    for words in ("94.7%", "93.7% to 95.7%", "512", "61", "+66.5% (+64.0% to +69.0%)", "123,456", f"report: {path}"):
+        assert words in told

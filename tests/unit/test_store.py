@@ -1,0 +1,304 @@
+"""The store's promises, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from s2d.errors import Conflict, InvalidRequest, NotFound
+from s2d.events import NewEvent
+from s2d.store import events, idempotency, jobs, keys, ledger, outbox, students
+from s2d.store.database import Database, db_now
+from s2d.store.events import LeaseLost
+from s2d.store.states import FINAL, STATES, TRANSITIONS, sources
+from s2d.store.tables import Base, FileRow, JobRow, PlanRow
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    database.migrate()
+    with database.begin() as session:
+        session.add(PlanRow(id="plan_1", document={}, created_at=db_now()))
+        fields = {"filename": "a", "purpose": "fine-tune", "bytes": 1, "sha256": "0", "labeled": 1, "unlabeled": 0}
+        session.add(FileRow(id="file_1", **fields, report={}, created_at=db_now()))
+    yield database
+    database.close()
+
+
+def new_job(db: Database) -> str:
+    with db.begin() as session:
+        return jobs.create(session, plan_id="plan_1", file_id="file_1", name=None).id
+
+
+def claim(db: Database, job_id: str, lease_s: float = 60.0) -> jobs.Claim | None:
+    with db.begin() as session:
+        return jobs.claim(session, job_id, "worker", lease_s)
+
+
+def held(db: Database, job_id: str, lease_s: float = 60.0) -> jobs.Claim:
+    taken = claim(db, job_id, lease_s)
+    assert taken is not None
+    return taken
+
+
+def state_of(db: Database, job_id: str) -> str:
+    with db.read() as session:
+        return jobs.get(session, job_id).state
+
+
+def test_migrations_make_the_tables_that_the_code_describes(db: Database) -> None:
+    with db.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_migrating_from_several_processes_at_once_is_harmless(database_url: str) -> None:
+    code = "import sys; from s2d.store.database import Database; Database(sys.argv[1]).migrate()"
+    starting = [subprocess.Popen([sys.executable, "-c", code, database_url]) for _ in range(3)]
+    assert [process.wait(60) for process in starting] == [0, 0, 0]
+    with Database(database_url).begin() as session:
+        assert keys.find(session, "nothing") is None
+
+
+def test_the_database_clock_agrees_with_this_host(db: Database) -> None:
+    with db.begin() as session:
+        row, _ = keys.create(session, "clock")
+    assert abs(row.created_at - time.time()) < 2
+
+
+def test_every_state_is_reachable_and_final_states_stay() -> None:
+    assert set(TRANSITIONS) == set(STATES)
+    assert {"succeeded", "failed", "cancelled"} == FINAL
+    assert all(sources(state) for state in STATES)
+
+
+def test_one_of_many_claims_wins(db: Database) -> None:
+    job_id = new_job(db)
+    won: list[jobs.Claim] = []
+
+    def take() -> None:
+        if (taken := claim(db, job_id)) is not None:
+            won.append(taken)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [(one.epoch, one.attempt) for one in won] == [(1, 1)]
+
+
+def test_a_stale_epoch_can_write_nothing(db: Database) -> None:
+    job_id = new_job(db)
+    old = held(db, job_id, lease_s=0.01)
+    time.sleep(0.05)
+    new = held(db, job_id)
+    assert new.epoch > old.epoch
+    writes = (
+        lambda session: jobs.heartbeat(session, old, 60),
+        lambda session: jobs.record(session, old, {"step": 9}, [NewEvent(type="message")]),
+        lambda session: jobs.finish(session, old, "succeeded"),
+        lambda session: events.append(session, job_id, old.epoch, [NewEvent(type="message")]),
+    )
+    for write in writes:
+        with pytest.raises(LeaseLost), db.begin() as session:
+            write(session)
+    with db.read() as session:
+        job = jobs.get(session, job_id)
+        assert (job.state, job.progress, job.epoch) == ("running", {}, new.epoch)
+
+
+def test_events_are_numbered_without_gaps_whoever_writes_them(db: Database) -> None:
+    job_id = new_job(db)
+    taken = held(db, job_id)
+
+    def write() -> None:
+        for _ in range(10):
+            with db.begin() as session:
+                jobs.record(session, taken, {}, [NewEvent(type="message"), NewEvent(type="message")])
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with db.read() as session:
+        numbers = [event.seq for event in events.since(session, job_id, 0, 1000)]
+    assert numbers == list(range(1, 2 + 80 + 1))
+
+
+def test_a_failed_write_leaves_no_event_and_no_gap(db: Database) -> None:
+    job_id = new_job(db)
+    taken = held(db, job_id)
+    with pytest.raises(ZeroDivisionError), db.begin() as session:
+        jobs.record(session, taken, {"step": 1}, [NewEvent(type="message")])
+        _ = 1 / 0
+    with db.begin() as session:
+        jobs.record(session, taken, {"step": 2}, [NewEvent(type="message")])
+    with db.read() as session:
+        assert [event.seq for event in events.since(session, job_id, 0, 10)] == [1, 2, 3]
+
+
+def test_the_reaper_queues_a_lost_job_again_and_fences_its_worker(db: Database) -> None:
+    job_id = new_job(db)
+    lost = held(db, job_id, lease_s=0.01)
+    time.sleep(0.05)
+    with db.begin() as session:
+        assert jobs.requeue_lost(session, max_attempts=5) == [(job_id, "queued")]
+        assert jobs.requeue_lost(session, max_attempts=5) == []
+    with pytest.raises(LeaseLost), db.begin() as session:
+        jobs.heartbeat(session, lost, 60)
+    assert held(db, job_id).attempt == 2
+
+
+def test_a_job_is_given_up_after_the_last_attempt(db: Database) -> None:
+    job_id = new_job(db)
+    held(db, job_id, lease_s=0.01)
+    time.sleep(0.05)
+    with db.begin() as session:
+        assert jobs.requeue_lost(session, max_attempts=1) == [(job_id, "failed")]
+    with db.read() as session:
+        job = jobs.get(session, job_id)
+        assert job.error is not None
+        assert job.error["code"] == "lost_worker"
+        assert job.finished_at is not None
+
+
+def test_a_held_lease_is_left_alone(db: Database) -> None:
+    held(db, new_job(db))
+    with db.begin() as session:
+        assert jobs.requeue_lost(session, max_attempts=1) == []
+
+
+def test_cancelling_a_queued_job_ends_it_and_nobody_can_claim_it(db: Database) -> None:
+    job_id = new_job(db)
+    with db.begin() as session:
+        assert jobs.request_cancel(session, job_id).state == "cancelled"
+    assert claim(db, job_id) is None
+    with db.begin() as session:
+        assert jobs.request_cancel(session, job_id).state == "cancelled"
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed", "queued"])
+def test_a_job_that_is_being_cancelled_ends_cancelled(db: Database, outcome: str) -> None:
+    job_id = new_job(db)
+    taken = held(db, job_id)
+    with db.begin() as session:
+        assert jobs.request_cancel(session, job_id).state == "cancelling"
+    with db.begin() as session:
+        assert jobs.heartbeat(session, taken, 60) == "cancelling"
+        assert jobs.finish(session, taken, outcome, error={"code": "x"}) == "cancelled"  # type: ignore[arg-type]
+    with db.read() as session:
+        job = jobs.get(session, job_id)
+        assert (job.state, job.error, job.student_id) == ("cancelled", None, None)
+
+
+def test_a_finished_job_cannot_be_cancelled(db: Database) -> None:
+    job_id = new_job(db)
+    taken = held(db, job_id)
+    with db.begin() as session:
+        jobs.finish(session, taken, "succeeded", student_id="student-1")
+    with pytest.raises(Conflict, match="already succeeded"), db.begin() as session:
+        jobs.request_cancel(session, job_id)
+
+
+def test_a_message_is_written_with_its_job_and_sent_again_when_lost(db: Database) -> None:
+    job_id = new_job(db)
+    with db.begin() as session:
+        (message,) = outbox.unsent(session)
+        assert message.job_id == job_id
+        outbox.mark_sent(session, message.id)
+        assert outbox.resend_stale(session, older_than_s=60) == 0
+        assert outbox.resend_stale(session, older_than_s=0) == 1
+        assert len(outbox.unsent(session)) == 1
+    held(db, job_id)
+    with db.begin() as session:
+        outbox.mark_sent(session, message.id)
+        assert outbox.resend_stale(session, older_than_s=0) == 0
+
+
+def test_a_rolled_back_job_leaves_no_message(db: Database) -> None:
+    with pytest.raises(ZeroDivisionError), db.begin() as session:
+        jobs.create(session, plan_id="plan_1", file_id="file_1", name=None)
+        _ = 1 / 0
+    with db.read() as session:
+        assert outbox.unsent(session) == []
+
+
+def test_a_label_is_spent_once(db: Database) -> None:
+    job_id = new_job(db)
+    with db.begin() as session:
+        ledger.spend(session, job_id, "teacher_rl", ["a", "b"])
+        ledger.spend(session, job_id, "test", ["c"])
+    with db.begin() as session:
+        ledger.spend(session, job_id, "teacher_rl", ["a", "b"])
+    with pytest.raises(Conflict, match="spent on 'teacher_rl'"), db.begin() as session:
+        ledger.spend(session, job_id, "student_rl", ["d", "b"])
+    with db.read() as session:
+        assert ledger.spent(session, job_id) == {"teacher_rl": 2, "test": 1}
+
+
+def test_pages_neither_repeat_nor_skip(db: Database) -> None:
+    made = [new_job(db) for _ in range(7)]
+    seen: list[str] = []
+    after, more = None, True
+    while more:
+        with db.read() as session:
+            rows, more = jobs.list_page(session, after=after, limit=3)
+        seen += [row.id for row in rows]
+        after = seen[-1]
+        new_job(db)  # newer ones come before the cursor and must not disturb it
+    assert seen == made[::-1]
+    with pytest.raises(InvalidRequest, match="cursor"), db.read() as session:
+        jobs.list_page(session, after="job_nothing", limit=3)
+
+
+def test_idempotency_keys_refuse_another_request(db: Database) -> None:
+    with db.begin() as session:
+        assert idempotency.recall(session, "jobs", "k", "h1") is None
+        idempotency.remember(session, "jobs", "k", "h1", "job_1")
+    with db.begin() as session:
+        assert idempotency.recall(session, "jobs", "k", "h1") == "job_1"
+        with pytest.raises(Conflict):
+            idempotency.recall(session, "jobs", "k", "h2")
+
+
+def test_keys_are_stored_hashed_and_can_be_revoked(db: Database) -> None:
+    with db.begin() as session:
+        row, secret = keys.create(session, "mine")
+        assert secret not in repr(vars(row))
+        found = keys.find(session, secret)
+        assert found is not None
+        assert found.id == row.id
+        assert keys.revoke(session, row.id)
+        assert keys.find(session, secret) is None
+        assert not keys.revoke(session, row.id)
+
+
+def test_a_student_is_registered_once(db: Database) -> None:
+    job_id = new_job(db)
+    with db.begin() as session:
+        first = students.register(session, student_id="student-1", job_id=job_id, path="/a")
+        again = students.register(session, student_id="student-1", job_id=job_id, path="/b")
+        assert first is again
+        assert [row.id for row in students.list_all(session)] == ["student-1"]
+        with pytest.raises(NotFound):
+            students.get(session, "student-2")
+
+
+def test_deleting_what_a_job_needs_is_refused(db: Database) -> None:
+    from s2d.store import files
+
+    new_job(db)
+    with pytest.raises(Conflict, match="provenance"), db.begin() as session:
+        files.remove(session, "file_1")
+    with db.read() as session:
+        assert session.get(FileRow, "file_1") is not None
+        assert session.get(JobRow, "job_none") is None
