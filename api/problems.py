@@ -99,6 +99,8 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
+        # Quoted, because a path may hold line breaks.
+        request = f"{scope['method']} {scope['path']!r} (request {request_id})"
         begun = False
 
         async def send_with_id(message: Message) -> None:
@@ -111,10 +113,10 @@ class Envelope:
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
-            log.info("%s %s: the client left (request %s)", scope["method"], scope["path"], request_id)
+            log.info("%s: the client left", request)
         except Exception as error:
             known = as_problem(error)
-            _log(known, error, f"{scope['method']} {scope['path']} (request {request_id})")
+            _log(known, error, request)
             if begun:
                 raise
             await problem(known)(scope, receive, send_with_id)

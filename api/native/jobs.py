@@ -13,7 +13,7 @@ from api.schemas import MARKDOWN, Accept, After, Format, Id, Limit, Page, Reques
 from s2d.errors import FAILURE_CODES
 from s2d.services import jobs
 from s2d.services.progress import EtaRange, Progress, StageProgress
-from s2d.store.states import JobState
+from s2d.store.states import FINAL, JobState
 from s2d.store.tables import JobRow
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -35,6 +35,7 @@ class JobError(BaseModel):
     stage: str | None = None
     step: int | None = None
     advice: str | None = Field(default=None, description="What can be done about it.")
+    log: list[str] = Field(default=[], description="The last lines that the stage wrote.")
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> Self:
@@ -66,6 +67,8 @@ class Job(BaseModel):
     @classmethod
     def of(cls, row: JobRow) -> Self:
         progress = Progress.model_validate(row.progress)
+        if row.state in FINAL:
+            progress = progress.ended(row.state, row.finished_at)
         return cls(
             id=row.id,
             name=row.name,
@@ -80,7 +83,7 @@ class Job(BaseModel):
             step=progress.step,
             steps=progress.steps,
             metrics=progress.metrics,
-            eta_s=progress.eta_s if row.state == "running" else None,
+            eta_s=progress.eta_s,
             stages=progress.stages,
             student=row.student_id,
             error=JobError.of(row.error) if row.error else None,

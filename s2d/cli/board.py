@@ -100,13 +100,12 @@ class Board:
                 row.started, row.ended = now, None
             else:
                 row.ended = now
-        if event["step"] is not None:
-            row.step = event["step"]
-        row.steps = data.get("steps") or row.steps
+        if event["type"] in ("progress", "metrics"):
+            row.step, row.steps = event["step"], data["steps"]
         if event["type"] in ("progress", "message"):
             row.note = event["message"]
         if event["type"] == "metrics":
-            row.metric = _main_metric(row.kind, data.get("metrics", data)) or row.metric
+            row.metric = _main_metric(row.kind, data["metrics"]) or row.metric
 
     def _row(self, kind: str) -> Row:
         return self.rows.setdefault(kind, Row(kind))

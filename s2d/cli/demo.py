@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from s2d.cli.client import Client
     from s2d.demo.task import Problem
+    from s2d.plan.document import Plan
 
 
 def demo(
@@ -25,14 +26,14 @@ def demo(
     from s2d.cli import output
     from s2d.cli.client import Client
     from s2d.cli.configuration import read_settings
-    from s2d.embedded import EmbeddedService
+    from s2d.cli.up import running_service
 
     console = output.console()
     settings = read_settings(state_dir=state_dir, port=port, host="127.0.0.1")
     models = settings.state_dir.absolute() / "models"
     place_models(models)
     file, question = write_problems(settings.state_dir, seed)
-    with EmbeddedService(settings, announce=console.print) as service:
+    with running_service(settings, console) as service:
         console.print(
             f"The service is up at {service.url}; its logs are in {service.settings.log_dir}.", soft_wrap=True
         )
@@ -70,17 +71,39 @@ def _run(client: Client, console: Console, file: Path, models: Path, seed: int, 
     from s2d.cli.jobs import follow
     from s2d.demo.settings import OPTIONS
     from s2d.plan.document import Plan
-    from s2d.plan.render import to_rich
 
+    _drop_unfinished(client)
     uploaded = client.upload(file)
     counts = uploaded["report"]
     console.print(f"Uploaded {counts['labeled']:,} labeled and {counts['unlabeled']:,} unlabeled problems.")
     pair = {name: str(models / f"demo-{name}") for name in ("teacher", "student")}
     plan = client.post("/v1/plans", {**pair, "training_file": uploaded["id"], "seed": seed, **OPTIONS})
-    console.print(to_rich(Plan.model_validate(plan)))
+    _show_plan(console, Plan.model_validate(plan), file.with_name("plan.md"))
     job = client.post("/v1/jobs", {"plan": plan["id"], "training_file": uploaded["id"], "name": "demo"})
     console.print(f"Job {job['id']} is {job['state']}.")
     return follow(client, job["id"], console, alive)
+
+
+def _drop_unfinished(client: Client) -> None:
+    """Cancel what a demo that was stopped has left: it would go on before this one."""
+    for state in ("queued", "running"):
+        for job in client.get("/v1/jobs", state=state)["data"]:
+            client.post(f"/v1/jobs/{job['id']}/cancel")
+
+
+def _show_plan(console: Console, plan: Plan, page: Path) -> None:
+    """What a person must know before the start; the whole page goes into a file."""
+    from s2d.plan.render import to_markdown
+
+    page.write_text(to_markdown(plan))
+    labels, stages = plan.data.labels, plan.stages
+    low, high = (sum(getattr(stage.estimate.seconds, end) for stage in stages) / 60 for end in ("low", "high"))
+    console.print(
+        f"Plan {plan.id}: {labels.teacher_rl:,} labels for the teacher, {labels.student_rl:,} held out for the "
+        f"student, {labels.validation:,} for the gates, {labels.test:,} for the test; "
+        f"{plan.data.bridge_prompts:,} prompts for the bridge.\n  {' → '.join(stage.kind for stage in stages)}\n"
+        f"  {low:.1f} to {high:.1f} minutes by an uncalibrated estimate. The whole plan: {page}"
+    )
 
 
 def _show_report(console: Console, job_dir: Path) -> None:
@@ -93,7 +116,12 @@ def _ask(client: Client, console: Console, student: str, question: Problem) -> N
     from rich.text import Text
 
     with console.status(f"starting the server of {student}"):
-        body = {"model": student, "messages": [{"role": "user", "content": question.text}], "temperature": 0}
+        body = {
+            "model": student,
+            "messages": [{"role": "user", "content": question.text}],
+            "temperature": 0,
+            "max_tokens": 32,
+        }
         answer = "".join(client.chat(body))
     console.print(Text(f"POST /v1/chat/completions, model {student}, a problem that no stage has seen:"))
     console.print(Text(f"  question     {question.text}  (left to right, modulo 10)"))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
@@ -31,7 +31,8 @@ class Progress:
         self.board = Board.of(kinds)
         self._console = console
         self._lock = threading.Lock()
-        self._spinner = Spinner("dots")
+        # Two, because a spinner cannot lose its text again.
+        self._spinner, self._waiting = Spinner("dots"), Spinner("dots")
         self._live = Live(
             get_renderable=self._render, console=console, refresh_per_second=REFRESH_PER_S, vertical_overflow="visible"
         )
@@ -81,11 +82,10 @@ class Progress:
     def _render(self) -> RenderableType:
         with self._lock:
             rows = list(self.board.rows.values())
-            if not any(row.state == "running" for row in rows):
-                self._spinner.update(text=f"job {self.board.state}")
-                return _with_head(self._table(rows), self._spinner)
-            self._spinner.update(text="")
-            return self._table(rows)
+            if self.board.running is not None:
+                return self._table(rows)
+            self._waiting.update(text=f"job {self.board.state}")
+            return Group(self._table(rows), self._waiting)
 
     def _table(self, rows: list[Row]) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -94,13 +94,6 @@ class Progress:
             elapsed = f"{row.elapsed:.0f} s" if row.elapsed is not None else ""
             table.add_row(mark, row.kind, _bar(row), row.count, Text(elapsed, "dim"), row.told)
         return table
-
-
-def _with_head(table: Table, head: RenderableType) -> Table:
-    grid = Table.grid()
-    grid.add_row(table)
-    grid.add_row(head)
-    return grid
 
 
 def _bar(row: Row) -> ProgressBar:

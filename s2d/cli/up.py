@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from s2d.cli.options import StateDir
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from s2d.embedded import EmbeddedService
+    from s2d.settings import Settings
 
 
 def up(
@@ -18,7 +26,6 @@ def up(
     from rich.console import Console
 
     from s2d.cli.configuration import read_settings
-    from s2d.embedded import EmbeddedService
     from s2d.embedded.ports import is_loopback
 
     settings = read_settings(host=host, port=port, state_dir=state_dir)
@@ -28,14 +35,25 @@ def up(
             f"[yellow]Warning:[/] {settings.host} can be reached from other machines, and HTTP sends the API key in "
             "the clear. Put a proxy with TLS in front, or listen on 127.0.0.1."
         )
-    with console.status("starting"):
-        service = EmbeddedService(settings, announce=console.print).__enter__()
-    try:
+    with running_service(settings, console) as service:
         typer.echo(_welcome(service.url, str(service.settings.key_file), str(service.settings.log_dir)))
         service.wait()
-    finally:
-        with console.status("stopping: running jobs are handed back and go on at the next start"):
-            service.__exit__()
+
+
+@contextmanager
+def running_service(settings: Settings, console: Console) -> Iterator[EmbeddedService]:
+    """The service from here to the end of `with`; says what it waits for. Raises what EmbeddedService does."""
+    from s2d.embedded import EmbeddedService
+
+    service = EmbeddedService(settings, announce=console.print)
+    with ExitStack() as stack:
+        with console.status("starting the service"):
+            stack.enter_context(service)
+        try:
+            yield service
+        finally:
+            with console.status("stopping the service; a job that runs is handed back and goes on at the next start"):
+                stack.close()
 
 
 def _welcome(url: str, key_file: str, log_dir: str) -> str:

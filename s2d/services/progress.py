@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-StageState = Literal["pending", "running", "succeeded", "failed", "skipped"]
+from s2d.store.states import JobState
+
+StageState = Literal["pending", "running", "succeeded", "failed", "cancelled", "skipped"]
 
 
 class EtaRange(BaseModel):
@@ -43,3 +45,12 @@ class Progress(BaseModel):
     metrics: dict[str, float | None] = Field(default={}, description="The latest metrics of the current stage.")
     eta_s: EtaRange | None = None
     stages: tuple[StageProgress, ...] = ()
+
+    def ended(self, state: JobState, at: float | None) -> Self:
+        """What the last write of a worker means once the job has ended: no stage runs or waits any longer."""
+        changes: dict[str, dict[str, Any]] = {
+            "running": {"state": state, "finished_at": at},
+            "pending": {"state": "skipped"},
+        }
+        stages = tuple(stage.model_copy(update=changes.get(stage.state)) for stage in self.stages)
+        return self.model_copy(update={"stages": stages, "eta_s": None})

@@ -14,9 +14,9 @@ import pytest
 from api_testing import assert_problem
 
 from api.native import events as module
+from s2d.events import NewEvent
 from s2d.services.context import Context
 from s2d.store import jobs
-from s2d.store.events import NewEvent
 
 
 @pytest.fixture

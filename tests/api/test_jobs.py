@@ -13,11 +13,12 @@ from fastapi.testclient import TestClient
 
 from s2d.errors import FAILURE_CODES
 from s2d.services.context import Context
-from s2d.services.progress import EtaRange, Progress, StageProgress
+from s2d.services.progress import EtaRange, Progress, StageProgress, StageState
 from s2d.store import jobs, students
 from s2d.store.states import JobState
 
 Job = dict[str, Any]
+STAGES: dict[str, StageState] = {"teacher_rl": "succeeded", "warmup": "running", "opd": "pending"}
 
 
 def claimed(ctx: Context, job: Job) -> jobs.Claim:
@@ -81,9 +82,27 @@ def test_a_finished_job_names_its_student_or_the_reason(
         "stage": "teacher_rl",
         "step": 9,
         "advice": FAILURE_CODES["gate_c1"],
+        "log": [],
     }
     by_state = client.get("/v1/jobs", params={"state": "failed"}).json()["data"]
     assert [item["id"] for item in by_state] == [other["id"]]
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_no_stage_of_an_ended_job_runs_on(client: TestClient, ctx: Context, job: Job, state: JobState) -> None:
+    """A worker that was lost cannot say so itself."""
+    stages = tuple(StageProgress(kind=kind, state=state) for kind, state in STAGES.items())
+    progress = Progress(stage="warmup", eta_s=EtaRange(low=1, high=2), stages=stages)
+    claim = claimed(ctx, job)
+    with ctx.db.begin() as session:
+        jobs.record(session, claim, progress.model_dump(mode="json"), [])
+        if state == "cancelled":
+            jobs.request_cancel(session, job["id"])
+        jobs.finish(session, claim, state)
+    seen = client.get(f"/v1/jobs/{job['id']}").json()
+    assert [stage["state"] for stage in seen["stages"]] == ["succeeded", state, "skipped"]
+    assert seen["stages"][1]["finished_at"] == seen["finished_at"]
+    assert (seen["current_stage"], seen["eta_s"]) == ("warmup", None)
 
 
 def test_pages(client: TestClient, job_body: dict[str, str]) -> None:

@@ -222,7 +222,7 @@ def running(server: uvicorn.Server, listener: socket.socket) -> Iterator[None]:
 
 
 @pytest.fixture
-def service(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The API without a worker, on the state folder that the commands use."""
     settings = Settings(state_dir=tmp_path / "state", allow_hub=False)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -232,7 +232,7 @@ def service(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield
 
 
-@pytest.mark.usefixtures("service")
+@pytest.mark.usefixtures("cli", "service")
 def test_from_labels_to_a_cancelled_job(cli: Cli, labels: Path, tmp_path: Path) -> None:
     code, out, err = cli("files", "upload", labels)
     assert code == 0
@@ -263,7 +263,7 @@ def test_from_labels_to_a_cancelled_job(cli: Cli, labels: Path, tmp_path: Path) 
     assert out.splitlines() == ["job queued", "job cancelled", "The job cancelled."]
 
 
-@pytest.mark.usefixtures("service")
+@pytest.mark.usefixtures("cli", "service")
 def test_the_services_own_words_reach_the_user(cli: Cli, labels: Path) -> None:
     code, _, err = cli("jobs", "show", "job_nope")
     assert (code, err) == (1, "Error: There is no job 'job_nope'.\n")
@@ -399,7 +399,7 @@ def test_the_board_follows_a_job() -> None:
     assert board.running.count == "3/30"
     assert board.running.told == "reward mean 0.457"
     assert board.rows["opd"].state == "waiting"
-    board.take(event("stage", stage="teacher_rl", data={"state": "succeeded", "steps": 30, "seconds": 5.0}))
+    board.take(event("stage", stage="teacher_rl", data={"state": "succeeded", "steps": 7, "seconds": 5.0}))
     assert board.running is None
     assert board.rows["teacher_rl"].line().startswith("teacher_rl  succeeded  3/30  reward mean 0.457")
 
@@ -445,6 +445,7 @@ def test_on_a_terminal_something_moves_all_the_time() -> None:
             time.sleep(0.4)
             frames.add(out.getvalue()[before:])
     assert "" not in frames
+    assert "job running" not in out.getvalue().split("3/30")[-1]
     assert "3/30" in out.getvalue()
     assert "reward mean 0.457" in out.getvalue()
 

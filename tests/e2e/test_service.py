@@ -1,0 +1,243 @@
+"""The main job through HTTP, Celery and a real Redis server, with a worker that is killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+from tiny import DEMO, SHORT, labels
+
+from s2d.embedded.service import EmbeddedService
+from s2d.settings import Settings
+
+PATIENCE_S = 240.0
+
+
+class Client:
+    """The service as a user sees it."""
+
+    def __init__(self, service: EmbeddedService) -> None:
+        self.service = service
+        self.key = service.settings.key_file.read_text().strip()
+        self.models = service.settings.state_dir / "models"
+        self.http = httpx.Client(
+            base_url=f"{service.url}/v1", headers={"Authorization": f"Bearer {self.key}"}, timeout=60, trust_env=False
+        )
+
+    def upload(self, path: Path) -> str:
+        answer = self.http.post("/files", files={"file": path.open("rb")}, data={"purpose": "fine-tune"})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["id"])
+
+    def plan(self, file_id: str, **changes: Any) -> str:
+        pair = {"teacher": str(self.models / "teacher"), "student": str(self.models / "student")}
+        answer = self.http.post("/plans", json={**SHORT, **pair, "training_file": file_id, **changes})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def start(self, plan: str, file_id: str) -> str:
+        answer = self.http.post("/jobs", json={"plan": plan, "training_file": file_id})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def events(self, job: str, after: int = 0) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.http.get(f"/jobs/{job}/events", params={"after": after, "limit": 100}).json()
+            found += page["data"]
+            if not page["has_more"]:
+                return found
+            after = found[-1]["seq"]
+
+    def wait(self, job: str, *states: str) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE_S
+        while (shown := self.http.get(f"/jobs/{job}").json())["state"] not in states:
+            assert time.monotonic() < deadline, shown
+            assert shown["state"] not in ("succeeded", "failed", "cancelled"), shown
+            self.service.check()
+            time.sleep(0.1)
+        return dict(shown)
+
+    def wait_for_step(self, job: str, stage: str, step: int) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            shown = self.http.get(f"/jobs/{job}").json()
+            if shown["current_stage"] == stage and shown["step"] >= step:
+                return
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.05)
+
+
+def start(folder: Path, **settings: Any) -> EmbeddedService:
+    state = folder / "state"
+    shutil.copytree(DEMO, state / "models")
+    wanted = {"state_dir": state, "port": 0, "lease_s": 5.0, "grace_s": 20.0, "serve_engine": "transformers", **settings}
+    return EmbeddedService(Settings(**wanted), print)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with start(tmp_path_factory.mktemp("service")) as service:
+        yield Client(service)
+
+
+@pytest.fixture(scope="module")
+def file_id(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return client.upload(labels(tmp_path_factory.mktemp("upload") / "labels.jsonl"))
+
+
+def processes(*words: str) -> list[psutil.Process]:
+    """This test's own descendants whose command line holds all these words."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if all(word in " ".join(process.cmdline()) for word in words):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def run_job_with_a_killed_worker(client: Client, file_id: str) -> tuple[str, dict[str, Any]]:
+    job = client.start(client.plan(file_id), file_id)
+    client.wait_for_step(job, "teacher_rl", 2)
+    workers = processes("celery", "worker.celery_app")
+    trainers = processes("s2d.stages", job)
+    assert workers
+    assert trainers
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGKILL)
+    gone, alive = psutil.wait_procs(trainers, timeout=15)
+    assert not alive, "the orphan of a killed supervisor must end itself"
+    return job, client.wait(job, "succeeded")
+
+
+@pytest.fixture(scope="module")
+def finished(client: Client, file_id: str) -> tuple[str, dict[str, Any]]:
+    return run_job_with_a_killed_worker(client, file_id)
+
+
+def check_events(events: list[dict[str, Any]]) -> None:
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    states = [event["data"]["state"] for event in events if event["type"] == "state"]
+    assert states == ["queued", "running", "queued", "running", "succeeded"]
+    resumed = [event for event in events if event["message"].startswith("resuming from checkpoint-")]
+    assert [event["stage"] for event in resumed] == ["teacher_rl"]
+
+
+def test_a_job_whose_worker_is_killed_is_resumed_and_succeeds(client: Client, finished: tuple[str, Any]) -> None:
+    job, shown = finished
+    assert shown["attempt"] == 2
+    assert {stage["kind"]: stage["state"] for stage in shown["stages"]} == dict.fromkeys(
+        ("teacher_rl", "teacher_rollouts", "warmup", "opd", "student_rl", "direct_grpo", "evaluate"), "succeeded"
+    )
+    check_events(client.events(job))
+
+
+def test_the_event_stream_replays_from_the_last_event_id(client: Client, finished: tuple[str, Any]) -> None:
+    job, _ = finished
+    total = len(client.events(job))
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": str(total - 3)}
+    with client.http.stream("GET", f"/jobs/{job}/events", headers=headers) as stream:
+        lines = list(stream.iter_lines())
+    assert [line.removeprefix("id: ") for line in lines if line.startswith("id: ")] == [
+        str(number) for number in range(total - 2, total + 1)
+    ]
+    assert "event: done" in lines
+
+
+def test_the_report_is_served(client: Client, finished: tuple[str, Any]) -> None:
+    job, _ = finished
+    report = client.http.get(f"/jobs/{job}/report").json()
+    assert {arm["model"] for arm in report["arms"]} >= {"base_teacher", "rl_teacher", "rl_student", "direct_grpo"}
+    assert client.http.get(f"/jobs/{job}/report", params={"format": "markdown"}).text.startswith("# s2d report")
+
+
+def test_the_student_answers_a_stock_openai_client(client: Client, finished: tuple[str, Any]) -> None:
+    job, shown = finished
+    stock = openai.OpenAI(
+        base_url=f"{client.service.url}/v1", api_key=client.key, _strict_response_validation=True, max_retries=0
+    )
+    assert shown["student"] in [model.id for model in stock.models.list()]
+    question = [{"role": "user", "content": "4*9+3*0*3*9="}]
+    whole = stock.chat.completions.create(model=shown["student"], messages=question, max_tokens=24, temperature=0)  # type: ignore[arg-type]
+    assert whole.model == shown["student"]
+    assert whole.choices[0].message.content
+    stream = stock.chat.completions.create(
+        model=shown["student"], messages=question, max_tokens=24, temperature=0, stream=True  # type: ignore[arg-type]
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    assert text == whole.choices[0].message.content
+
+
+def test_labels_are_in_the_ledger_once(client: Client, finished: tuple[str, Any]) -> None:
+    from s2d.store import ledger
+    from s2d.store.database import Database
+
+    job, _ = finished
+    with Database(client.service.settings.database).read() as session:
+        assert ledger.spent(session, job) == SHORT["labels"]
+
+
+def test_cancel_ends_the_stage_and_keeps_its_checkpoint(client: Client, file_id: str) -> None:
+    stages = {**SHORT["stages"], "teacher_rl": {**SHORT["stages"]["teacher_rl"], "steps": 500}}
+    job = client.start(client.plan(file_id, stages=stages), file_id)
+    client.wait_for_step(job, "teacher_rl", 3)
+    trainers = processes("s2d.stages", job)
+    assert trainers
+    answer = client.http.post(f"/jobs/{job}/cancel")
+    assert answer.status_code == 202
+    assert answer.json()["state"] in ("cancelling", "cancelled")
+    client.wait(job, "cancelled")
+    assert not psutil.wait_procs(trainers, timeout=1)[1]
+    folder = client.service.settings.job_dir(job) / "stages" / "teacher_rl" / "checkpoints"
+    assert list(folder.glob("checkpoint-*/manifest.json"))
+    assert client.http.post(f"/jobs/{job}/cancel").json()["state"] == "cancelled"
+
+
+def test_a_mismatched_pair_is_refused_when_planning(client: Client, file_id: str) -> None:
+    other = client.models / "other"
+    shutil.copytree(client.models / "student", other)
+    config = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": config["pad_token"]}))
+    body = {**SHORT, "teacher": str(client.models / "teacher"), "student": str(other), "training_file": file_id}
+    answer = client.http.post("/plans", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "incompatible_pair"
+    assert "eos" in answer.json()["error"]["message"].lower()
+
+
+def test_bad_uploads_and_strangers_are_refused_in_one_shape(client: Client) -> None:
+    bad = client.http.post("/files", files={"file": ("a.csv", b"problem,answer\n1+1,2\n")}, data={"purpose": "fine-tune"})
+    stranger = httpx.get(f"{client.service.url}/v1/jobs", trust_env=False)
+    assert (bad.status_code, stranger.status_code) == (400, 401)
+    for answer in (bad, stranger):
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        assert answer.headers["content-type"].startswith("application/problem+json")
+        assert answer.headers["x-request-id"]
+
+
+@pytest.mark.slow
+def test_the_same_on_postgresql(postgres_template: str, tmp_path: Path) -> None:
+    with start(tmp_path, database_url=postgres_template.format(name="postgres")) as service:
+        client = Client(service)
+        job, shown = run_job_with_a_killed_worker(client, client.upload(labels(tmp_path / "labels.jsonl")))
+        assert shown["student"]
+        check_events(client.events(job))
+
+
+def test_nothing_is_left_running(tmp_path: Path) -> None:
+    with start(tmp_path):
+        started = processes(str(tmp_path)) + processes("celery", "worker.celery_app")
+        assert started
+    assert not psutil.wait_procs(started, timeout=5)[1]
