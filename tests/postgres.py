@@ -15,7 +15,9 @@ from pathlib import Path
 def programs() -> Path | None:
     """The folder with initdb and postgres; Debian keeps them off PATH."""
     found = shutil.which("initdb")
-    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    folders = (
+        [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    )
     return next((folder for folder in folders if (folder / "initdb").exists()), None)
 
 
@@ -32,7 +34,9 @@ def server(binaries: Path) -> Iterator[str]:
         initdb = [binaries / "initdb", "-D", data, "-U", "s2d", "--auth=trust", "--no-sync", "-E", "UTF8"]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/", **user)
         options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={root}", "-c", "fsync=off"]
-        process = subprocess.Popen([binaries / "postgres", "-D", data, *options], stderr=subprocess.DEVNULL, cwd="/", **user)
+        process = subprocess.Popen(
+            [binaries / "postgres", "-D", data, *options], stderr=subprocess.DEVNULL, cwd="/", **user
+        )
         try:
             _wait(binaries, root)
             yield f"postgresql+psycopg://s2d@/{{name}}?host={root}"

@@ -60,6 +60,7 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
         if seen:
             raise KeyboardInterrupt
         seen.append(number)
+        typer.echo("Stopping after a checkpoint; a second Ctrl-C stops at once.", err=True)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

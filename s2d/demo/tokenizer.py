@@ -23,6 +23,14 @@ CHAT_TEMPLATE = (
 )
 
 
+# Where a server finds the answer in what was generated; without it transformers assumes Qwen3's own markers.
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": ASSISTANT,
+    "fields": {"content": {"close": END, "content": "text"}},
+}
+
+
 def build_tokenizer(model_max_length: int) -> PreTrainedTokenizerFast:
     """The tokenizer, 262 entries, padding on the left as generation needs it."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -32,7 +40,7 @@ def build_tokenizer(model_max_length: int) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([PAD, SYSTEM, USER, ASSISTANT, END])
     tokenizer.add_tokens([AddedToken(BOXED, normalized=False)])
-    return PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,
@@ -42,3 +50,5 @@ def build_tokenizer(model_max_length: int) -> PreTrainedTokenizerFast:
         model_max_length=model_max_length,
         clean_up_tokenization_spaces=False,
     )
+    wrapped.response_template = RESPONSE_TEMPLATE
+    return wrapped

@@ -60,6 +60,8 @@ class Report(TrainerCallback):
             return
         metrics = {ours: float(logs[theirs]) for theirs, ours in METRICS.items() if logs.get(theirs) is not None}
         self._refuse_nan(metrics, state.global_step)
+        # JSON has no NaN: a metric that could not be computed this time is left out.
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         now, seen = time.monotonic(), int(state.num_input_tokens_seen)
         metrics["tokens_per_second"] = (seen - self.tokens) / max(now - self._clock, 1e-9)
         self._clock, self.tokens, self.latest = now, seen, metrics

@@ -91,6 +91,7 @@ def _generate(runtime: StageRuntime, result: StageResult) -> StageResult:
         pool = [runtime.layout.data / "prompts.jsonl"]
         prompts, dropped = load_prompts(pool, tokenizer, runtime.plan.max_prompt_tokens)
         prompts = prompts[: stage.prompts]
+        runtime.progress(0, len(prompts), "teacher rollouts")
         for part, start in enumerate(range(0, len(prompts), PART)):
             if not store.has(part):
                 chunk = prompts[start : start + PART]

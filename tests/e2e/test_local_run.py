@@ -65,7 +65,9 @@ def test_every_stage_reports_what_it_did(whole: tuple[Path, list[NewEvent]], pla
     out, events = whole
     kinds = list(plan.kinds())
     assert [event.stage for event in events if event.type == "stage" and event.data["state"] == "succeeded"] == kinds
-    steps = {kind: StageResult.model_validate_json((out / "stages" / kind / "result.json").read_text()) for kind in kinds}
+    steps = {
+        kind: StageResult.model_validate_json((out / "stages" / kind / "result.json").read_text()) for kind in kinds
+    }
     assert {kind: steps[kind].steps for kind in ("teacher_rl", "opd", "student_rl", "direct_grpo")} == {
         "teacher_rl": 6, "opd": 4, "student_rl": 4, "direct_grpo": 4,
     }  # fmt: skip
@@ -173,9 +175,7 @@ def test_a_failed_gate_stops_the_job_with_its_numbers(upload: Path, tmp_path: Pa
     assert not (tmp_path / "out" / "stages" / "warmup").exists()
 
 
-def test_a_folder_of_another_plan_is_refused(
-    whole: tuple[Path, list[NewEvent]], upload: Path, tmp_path: Path
-) -> None:
+def test_a_folder_of_another_plan_is_refused(whole: tuple[Path, list[NewEvent]], upload: Path, tmp_path: Path) -> None:
     other = plan_for(upload, tmp_path, seed=1)
     with pytest.raises(InvalidPlan, match="another plan"):
         run_plan(other, upload, whole[0], lambda _: None)

@@ -81,7 +81,14 @@ class Client:
 def start(folder: Path, **settings: Any) -> EmbeddedService:
     state = folder / "state"
     shutil.copytree(DEMO, state / "models")
-    wanted = {"state_dir": state, "port": 0, "lease_s": 5.0, "grace_s": 20.0, "serve_engine": "transformers", **settings}
+    wanted = {
+        "state_dir": state,
+        "port": 0,
+        "lease_s": 5.0,
+        "grace_s": 20.0,
+        "serve_engine": "transformers",
+        **settings,
+    }
     return EmbeddedService(Settings(**wanted), print)
 
 
@@ -174,7 +181,11 @@ def test_the_student_answers_a_stock_openai_client(client: Client, finished: tup
     assert whole.model == shown["student"]
     assert whole.choices[0].message.content
     stream = stock.chat.completions.create(
-        model=shown["student"], messages=question, max_tokens=24, temperature=0, stream=True  # type: ignore[arg-type]
+        model=shown["student"],
+        messages=question,
+        max_tokens=24,
+        temperature=0,
+        stream=True,  # type: ignore[arg-type]
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
     assert text == whole.choices[0].message.content
@@ -218,7 +229,9 @@ def test_a_mismatched_pair_is_refused_when_planning(client: Client, file_id: str
 
 
 def test_bad_uploads_and_strangers_are_refused_in_one_shape(client: Client) -> None:
-    bad = client.http.post("/files", files={"file": ("a.csv", b"problem,answer\n1+1,2\n")}, data={"purpose": "fine-tune"})
+    bad = client.http.post(
+        "/files", files={"file": ("a.csv", b"problem,answer\n1+1,2\n")}, data={"purpose": "fine-tune"}
+    )
     stranger = httpx.get(f"{client.service.url}/v1/jobs", trust_env=False)
     assert (bad.status_code, stranger.status_code) == (400, 401)
     for answer in (bad, stranger):

@@ -260,7 +260,7 @@ def test_from_labels_to_a_cancelled_job(cli: Cli, labels: Path, tmp_path: Path) 
 
     code, out, _ = cli("jobs", "watch", job)
     assert code == 1
-    assert out.splitlines() == ["job queued", "job cancelled", "The job cancelled."]
+    assert out.splitlines() == ["job queued", "job cancelled", "Job cancelled."]
 
 
 @pytest.mark.usefixtures("cli", "service")

@@ -54,7 +54,9 @@ def test_a_room_imports_only_what_lies_before_it(room: str) -> None:
         assert rooms <= ALLOWED[room] | {room}, f"{path.relative_to(ROOT)} imports {rooms - ALLOWED[room] - {room}}"
 
 
-@pytest.mark.parametrize(("package", "forbidden"), [("s2d", {"api", "worker"}), ("api", {"worker"}), ("worker", {"api"})])
+@pytest.mark.parametrize(
+    ("package", "forbidden"), [("s2d", {"api", "worker"}), ("api", {"worker"}), ("worker", {"api"})]
+)
 def test_packages_point_one_way(package: str, forbidden: set[str]) -> None:
     for path in (ROOT / package).rglob("*.py"):
         tops = {name.split(".")[0] for name in imported(path)}

@@ -34,7 +34,9 @@ def model(seed: int, hidden: int) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config).eval()
 
 
-def reference_kl(student: Any, teacher: Any, pairs: list[tuple[list[int], list[int]]], reverse: bool, tau: float) -> Any:
+def reference_kl(
+    student: Any, teacher: Any, pairs: list[tuple[list[int], list[int]]], reverse: bool, tau: float
+) -> Any:
     """Mean over completion tokens of KL(T ‖ S), or of KL(S ‖ T): one unpadded sequence at a time, in float64."""
     total, tokens = torch.zeros((), dtype=torch.float64), 0
     for prompt, completion in pairs:
