@@ -149,7 +149,6 @@ class Training(StageBase):
     gradient_checkpointing: bool
     lora: Lora | None = None
     save_every: int = Field(ge=1, description="Steps between checkpoints.")
-    rollout_engine: Literal["transformers", "vllm"] = "transformers"
 
 
 class Grpo(Training):
@@ -176,7 +175,6 @@ class TeacherRollouts(StageBase):
     sampling: Sampling = Sampling()
     batch_size: int = Field(ge=1)
     dtype: Literal["float32", "bfloat16"]
-    rollout_engine: Literal["transformers", "vllm"] = "transformers"
 
 
 class Warmup(Training):
@@ -206,7 +204,6 @@ class Evaluate(StageBase):
     sampling: Sampling
     batch_size: int = Field(ge=1)
     dtype: Literal["float32", "bfloat16"]
-    rollout_engine: Literal["transformers", "vllm"] = "transformers"
 
 
 Stage = Annotated[Grpo | TeacherRollouts | Warmup | Opd | Evaluate, Field(discriminator="kind")]
@@ -253,6 +250,9 @@ class Plan(Frozen):
     hardware: Hardware
     max_prompt_tokens: int = Field(ge=1, description="Longer prompts are dropped and counted.")
     max_completion_tokens: int = Field(ge=1)
+    rollout_engine: Literal["transformers", "vllm"] = Field(
+        default="transformers", description="What draws rollouts in training, validation and evaluation."
+    )
     stages: tuple[Stage, ...]
     gates: Gates
     controls: tuple[Literal["direct_grpo"], ...] = ()

@@ -97,6 +97,9 @@ class PlanRequest(Frozen):
         description="True or settings: adapters everywhere; false: full fine-tuning everywhere; null: adapters "
         "in stages that do not fit otherwise.",
     )
+    rollout_engine: Literal["transformers", "vllm"] = Field(
+        default="transformers", description="What draws rollouts: `vllm` needs a GPU and the package vllm there."
+    )
     stages: StageOverrides = StageOverrides()
 
     @property

@@ -53,6 +53,7 @@ def make_plan(request: PlanRequest, data: DataSummary | None, hardware: Hardware
         max_tokens=prompt + completion,
         gates=_gates(request, bridge),
     )
+    _check_engine(request, setting.hardware)
     stages = build_stages(setting)
     return Plan(
         seed=request.seed,
@@ -71,6 +72,7 @@ def make_plan(request: PlanRequest, data: DataSummary | None, hardware: Hardware
         hardware=setting.hardware,
         max_prompt_tokens=prompt,
         max_completion_tokens=completion,
+        rollout_engine=request.rollout_engine,
         stages=stages,
         gates=setting.gates,
         controls=request.controls,
@@ -103,6 +105,14 @@ def check_against_data(plan: Plan, labeled: int, unlabeled: int) -> None:
             f"({labels.teacher_rl:,} of stage 1 and {unlabeled:,} without an answer): add unlabeled rows, or make a "
             "plan for this file.",
             param="training_file",
+        )
+
+
+def _check_engine(request: PlanRequest, hardware: Hardware) -> None:
+    if request.rollout_engine == "vllm" and hardware.device == "cpu":
+        raise InvalidPlan(
+            "rollout_engine: vllm needs a GPU; on CPU the rollouts of a job are drawn with transformers.",
+            param="rollout_engine",
         )
 
 
@@ -206,6 +216,14 @@ def _data_warnings(data: DataSummary | None, student: Model, prompt: int, bridge
 
 def _stage_warnings(request: PlanRequest, stages: tuple[Stage, ...]) -> tuple[Warning_, ...]:
     found = []
+    if request.rollout_engine == "vllm":
+        found.append(
+            Warning_(
+                code="vllm_not_modelled",
+                message="Rollouts are drawn with vLLM, which takes GPU memory of its own: the memory ranges leave it "
+                "out, and the time ranges are those of transformers, which is slower.",
+            )
+        )
     adapted = [stage.kind for stage in stages if isinstance(stage, Training) and stage.lora is not None]
     if adapted and request.lora is None:
         found.append(

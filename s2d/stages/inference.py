@@ -34,7 +34,7 @@ def _engine(
     runtime: StageRuntime, name: str, revision: str | None, batch_size: int, tokenizer: PreTrainedTokenizerBase
 ) -> RolloutEngine:
     plan, stage = runtime.plan, runtime.stage
-    if stage.rollout_engine == "vllm":
+    if plan.rollout_engine == "vllm":
         from s2d.rollouts.vllm_engine import VllmEngine
 
         longest = plan.max_prompt_tokens + plan.max_completion_tokens

@@ -113,7 +113,7 @@ def _generate(runtime: StageRuntime, result: StageResult) -> StageResult:
         sampling=stage.sampling.model_dump(),
         max_tokens=runtime.plan.max_completion_tokens,
         seed=stage.seed,
-        engine=stage.rollout_engine,
+        engine=runtime.plan.rollout_engine,
         prompts=len(prompts),
         samples_per_prompt=stage.samples_per_prompt,
     )

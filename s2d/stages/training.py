@@ -48,7 +48,7 @@ def trainer_arguments(runtime: StageRuntime, steps: int) -> dict[str, Any]:
         "use_cpu": plan.hardware.device == "cpu",
         "bf16": stage.dtype == "bfloat16",
         "gradient_checkpointing": stage.gradient_checkpointing,
-        "use_vllm": stage.rollout_engine == "vllm",
+        "use_vllm": plan.rollout_engine == "vllm",
         "save_strategy": "steps",
         "save_steps": stage.save_every,
         "save_total_limit": KEEP,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -124,10 +125,9 @@ def test_killed_and_stopped_in_every_training_stage_it_ends_the_same(
     """SIGKILL of the stage at step 3, a stop at step 2 of the stages after: weights equal the uninterrupted run's."""
     out = tmp_path / "harmed"
     harmed: set[str] = set()
-    stop = False
+    stop = threading.Event()
 
     def harm(event: NewEvent) -> None:
-        nonlocal stop
         if event.type != "metrics" or event.stage in harmed:
             return
         if event.stage == "teacher_rl" and event.step == 3:
@@ -136,12 +136,12 @@ def test_killed_and_stopped_in_every_training_stage_it_ends_the_same(
             os.kill(child.pid, signal.SIGKILL)
         elif event.stage in ("warmup", "opd", "student_rl", "direct_grpo") and event.step == 2:
             harmed.add(event.stage)
-            stop = True
+            stop.set()
 
     outcomes = []
     for _ in range(6):
-        stop = False
-        outcomes.append(run_plan(plan, upload, out, harm, stopping=lambda: stop).state)
+        stop.clear()
+        outcomes.append(run_plan(plan, upload, out, harm, stopping=stop.is_set).state)
         if outcomes[-1] != "interrupted":
             break
     assert harmed == {"teacher_rl", "warmup", "opd", "student_rl", "direct_grpo"}
@@ -151,7 +151,8 @@ def test_killed_and_stopped_in_every_training_stage_it_ends_the_same(
     assert rewards(out) == rewards(whole[0])
 
 
-def test_no_process_of_a_stage_outlives_its_run(whole: tuple[Path, list[NewEvent]]) -> None:
+@pytest.mark.usefixtures("whole")
+def test_no_process_of_a_stage_outlives_its_run() -> None:
     deadline = time.monotonic() + 5
     while any("s2d.stages" in " ".join(p.cmdline()) for p in psutil.Process().children(recursive=True)):
         assert time.monotonic() < deadline

@@ -124,7 +124,7 @@ def run_job_with_a_killed_worker(client: Client, file_id: str) -> tuple[str, dic
     assert trainers
     for worker in workers:
         os.kill(worker.pid, signal.SIGKILL)
-    gone, alive = psutil.wait_procs(trainers, timeout=15)
+    _, alive = psutil.wait_procs(trainers, timeout=15)
     assert not alive, "the orphan of a killed supervisor must end itself"
     return job, client.wait(job, "succeeded")
 
@@ -171,7 +171,7 @@ def test_the_report_is_served(client: Client, finished: tuple[str, Any]) -> None
 
 
 def test_the_student_answers_a_stock_openai_client(client: Client, finished: tuple[str, Any]) -> None:
-    job, shown = finished
+    _, shown = finished
     stock = openai.OpenAI(
         base_url=f"{client.service.url}/v1", api_key=client.key, _strict_response_validation=True, max_retries=0
     )
