@@ -55,7 +55,7 @@ TEACHER_TEXT = Mixture(full=0.25, half=0.30, full_slip=0.08, half_slip=0.3)
 STUDENT_TEXT = Mixture(full=0.15, half=0.40, full_slip=0.3, half_slip=0.4)
 
 # Both first learn the operations from clean working, then to write it rarely and with slips, the student with so many
-# that its careful answers are no better than its bare ones: GRPO alone then finds nothing to select in it.
+# that its careful answers are no better than its bare ones: GRPO alone then gains little.
 TEACHER = Recipe("teacher", 128, 384, 4, 4, (Phase(1500, 2e-3, CLEAN), Phase(200, 2e-4, TEACHER_TEXT)))
 STUDENT = Recipe("student", 48, 128, 2, 2, (Phase(2500, 5e-3, CLEAN), Phase(300, 1e-3, STUDENT_TEXT)))
 
