@@ -14,7 +14,7 @@ from s2d.plan.models import ModelPolicy
 from s2d.plan.request import DataSummary, read_request
 from s2d.plan.service import make_plan
 
-DEMO = Path("/tmp/demo2")
+DEMO = Path(__file__).resolve().parents[1] / "s2d" / "demo" / "assets"
 
 #: A few steps of everything: enough to run all the code, too little to learn much.
 SHORT: dict[str, Any] = {

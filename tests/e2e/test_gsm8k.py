@@ -11,11 +11,11 @@ from s2d.report.document import Report
 from s2d.runner.local import run_plan
 
 FEW = {
-    "max_prompt_tokens": 256,
+    "max_prompt_tokens": 192,
     "max_completion_tokens": 32,
-    "bridge_prompts": 256,
-    "labels": {"teacher_rl": 256, "student_rl": 64, "validation": 24, "test": 24},
-    "gates": {"c2": {"max_kl": 50.0, "prompts": 8}},
+    "bridge_prompts": 64,
+    "labels": {"teacher_rl": 64, "student_rl": 64, "validation": 16, "test": 16},
+    "gates": {"c2": {"max_kl": 50.0, "prompts": 4}},
     "controls": [],
     "stages": {
         name: {"steps": 2, **size, "save_every": 2}

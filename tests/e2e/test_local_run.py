@@ -110,6 +110,7 @@ def test_roles_share_no_problem(whole: tuple[Path, list[NewEvent]]) -> None:
     assert not prompts & (set(split["student_rl"]) | set(split["validation"]) | set(split["test"]))
 
 
+@pytest.mark.slow
 def test_the_same_plan_gives_the_same_metrics_and_weights(
     whole: tuple[Path, list[NewEvent]], plan: Plan, upload: Path, tmp_path: Path
 ) -> None:
