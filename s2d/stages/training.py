@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,10 @@ from s2d.stages.runtime import Interrupted, StageRuntime
 
 #: Checkpoints kept per stage: the newest, and the one before in case the newest is damaged.
 KEEP = 2
+
+
+class AlreadyDone(Exception):
+    """Raised by a callback when the checkpoint that was resumed from needs no further step."""
 
 
 def trainer_arguments(runtime: StageRuntime, steps: int) -> dict[str, Any]:
@@ -129,7 +134,8 @@ def train(
     if resume is not None:
         runtime.emit("message", f"resuming from {resume.name}")
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with contextlib.suppress(AlreadyDone):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     whole = trainer.state.global_step >= trainer.args.max_steps or done()
     if runtime.stop_requested and not whole:
         raise Interrupted

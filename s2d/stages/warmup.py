@@ -19,7 +19,7 @@ from s2d.stages.datasets import dataset
 from s2d.stages.distillation import FORWARD, BridgeTrainer, config
 from s2d.stages.models import load_tokenizer
 from s2d.stages.runtime import StageRuntime
-from s2d.stages.training import lora_config, student_model, teacher_model, train
+from s2d.stages.training import AlreadyDone, lora_config, student_model, teacher_model, train
 
 
 class WarmupTrainer(BridgeTrainer):
@@ -45,11 +45,21 @@ class UntilC2(TrainerCallback):
         self.result: GateResult | None = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        stage: Warmup = self._runtime.stage
-        past = state.global_step - stage.steps
-        if past == stage.max_steps - stage.steps or (past >= 0 and past % stage.check_every == 0):
+        if self._due(state.global_step):
             self.result = self.measure(state.global_step)
             control.should_training_stop = control.should_training_stop or self.result.passed
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A run that was killed between the step at which C2 held and its end must not train a step more."""
+        if state.global_step and self._due(state.global_step):
+            self.result = self.measure(state.global_step)
+            if self.result.passed:
+                raise AlreadyDone
+
+    def _due(self, step: int) -> bool:
+        stage: Warmup = self._runtime.stage
+        past = step - stage.steps
+        return step == stage.max_steps or (past >= 0 and past % stage.check_every == 0)
 
     def measure(self, step: int) -> GateResult:
         trainer, runtime = self._trainer, self._runtime

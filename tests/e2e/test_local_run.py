@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -150,6 +151,21 @@ def test_killed_and_stopped_in_every_training_stage_it_ends_the_same(
     assert weights(out) == weights(whole[0])
     assert metrics(out) == metrics(whole[0])
     assert rewards(out) == rewards(whole[0])
+
+
+def test_a_stage_killed_just_before_its_result_trains_no_step_more(
+    whole: tuple[Path, list[NewEvent]], plan: Plan, upload: Path, tmp_path: Path
+) -> None:
+    """The last checkpoint of a warmup that C2 has ended is whole; resuming from it must only save the model."""
+    out = tmp_path / "late"
+    shutil.copytree(whole[0], out)
+    (out / "stages" / "warmup" / "result.json").unlink()
+    shutil.rmtree(out / "models" / "warmup_student")
+    events: list[NewEvent] = []
+    assert run_plan(plan, upload, out, events.append).state == "succeeded"
+    assert [event.stage for event in events if event.type == "checkpoint"] == []
+    assert [event.step for event in events if event.type == "metrics"] == []
+    assert weights(out) == weights(whole[0])
 
 
 @pytest.mark.usefixtures("whole")
