@@ -11,7 +11,7 @@ import threading
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from s2d.services.context import Context, open_context
 from s2d.settings import Settings
@@ -63,7 +63,7 @@ class Housekeeping:
             return self._context
 
     def start(self) -> None:
-        self._threads = [Outbox(self.context, publish), Reaper(self.context)]
+        self._threads = [Outbox(lambda: self.context, publish), Reaper(lambda: self.context, self._settings.lease_s)]
         for thread in self._threads:
             thread.start()
 
@@ -78,6 +78,12 @@ def publish(job_id: str) -> None:
 
 
 housekeeping = Housekeeping(settings)
+
+
+@worker_init.connect
+def _on_init(**_: Any) -> None:
+    if settings.redis_url is None:
+        raise SystemExit("A worker needs a broker: set S2D_REDIS_URL, or use `s2d up`, which brings its own.")
 
 
 @worker_ready.connect

@@ -12,16 +12,17 @@ INTERVAL_S = 0.5
 
 
 class Outbox(Periodic):
-    def __init__(self, ctx: Context, publish: Callable[[str], None], interval_s: float = INTERVAL_S) -> None:
-        super().__init__("outbox", interval_s)
+    def __init__(self, ctx: Callable[[], Context], publish: Callable[[str], None]) -> None:
+        super().__init__("outbox", INTERVAL_S)
         self._ctx = ctx
         self._publish = publish
 
     def turn(self) -> None:
-        with self._ctx.db.read() as session:
+        db = self._ctx().db
+        with db.read() as session:
             waiting = [(row.id, row.job_id) for row in outbox.unsent(session)]
         for message_id, job_id in waiting:
             # Sent first, marked after: a death between the two sends it again.
             self._publish(job_id)
-            with self._ctx.db.begin() as session:
+            with db.begin() as session:
                 outbox.mark_sent(session, message_id)

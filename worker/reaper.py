@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from s2d.services.context import Context
 from s2d.store import jobs, outbox
@@ -15,13 +16,14 @@ RESEND_LEASES = 2
 
 
 class Reaper(Periodic):
-    def __init__(self, ctx: Context) -> None:
-        super().__init__("reaper", ctx.settings.lease_s / 4)
+    def __init__(self, ctx: Callable[[], Context], lease_s: float) -> None:
+        super().__init__("reaper", lease_s / 4)
         self._ctx = ctx
 
     def turn(self) -> None:
-        settings = self._ctx.settings
-        with self._ctx.db.begin() as session:
+        ctx = self._ctx()
+        settings = ctx.settings
+        with ctx.db.begin() as session:
             moved = jobs.requeue_lost(session, settings.max_attempts)
             outbox.resend_stale(session, RESEND_LEASES * settings.lease_s)
         for job_id, state in moved:

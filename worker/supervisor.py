@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
 from s2d.data.split import SplitReport
@@ -37,6 +37,9 @@ _log = logging.getLogger("s2d.worker")
 
 #: Share of the lease after which it is renewed, and share for which a stage trusts a silent supervisor.
 RENEW, TRUST = 1 / 6, 0.7
+
+#: What SQLAlchemy raises while a server is gone, going, or out of connections: worth trying again.
+DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
 
 
 class Supervisor:
@@ -63,20 +66,21 @@ class Supervisor:
             return None
 
     def _supervise(self, claim: Claim) -> JobState:
-        with self._ctx.db.read() as session:
-            job = jobs.get(session, claim.job_id)
-            plan = Plan.model_validate(plans.get(session, job.plan_id).document)
         layout = JobLayout(self._ctx.settings.job_dir(claim.job_id))
-        with _Lease(self._ctx, claim, layout.heartbeat) as lease:
-            tracker = Tracker(plan, Progress.model_validate(job.progress))
-            host = _Host(self._ctx, claim, lease, tracker, self._draining)
-            rows = self._ctx.settings.file_dir(job.file_id) / "rows.jsonl"
-            outcome = self._pipeline(plan, rows, layout, host, claim)
+        heartbeat = layout.heartbeat(claim.epoch)
+        with _Lease(self._ctx, claim, heartbeat) as lease:
+            outcome = self._pipeline(claim, lease, layout, heartbeat)
             return self._finish(claim, lease, layout, outcome)
 
-    def _pipeline(self, plan: Plan, rows: Path, layout: JobLayout, host: _Host, claim: Claim) -> Outcome:
+    def _pipeline(self, claim: Claim, lease: _Lease, layout: JobLayout, heartbeat: Path) -> Outcome:
         settings = self._ctx.settings
         try:
+            with self._ctx.db.read() as session:
+                job = jobs.get(session, claim.job_id)
+                plan = Plan.model_validate(plans.get(session, job.plan_id).document)
+            tracker = Tracker(plan, Progress.model_validate(job.progress))
+            host = _Host(self._ctx, claim, lease, tracker, self._draining)
+            rows = settings.file_dir(job.file_id) / "rows.jsonl"
             # The plan may be older than the policy, and the folder may have changed since.
             check_models_again(plan, settings.model_policy)
             pipeline = Pipeline(
@@ -84,14 +88,14 @@ class Supervisor:
                 rows,
                 layout,
                 host,
-                attempt=claim.attempt,
                 grace_s=settings.grace_s,
+                heartbeat=heartbeat,
                 heartbeat_timeout_s=TRUST * settings.lease_s,
             )
             return pipeline.run()
         except S2DError as err:
             return Outcome("failed", error=failure(err))
-        except (LeaseLost, OperationalError):
+        except LeaseLost:
             raise
         except Exception as err:
             _log.exception("job %s: the pipeline itself failed", claim.job_id)
@@ -136,6 +140,7 @@ class _Lease:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        self._heartbeat.unlink(missing_ok=True)
 
     @property
     def lost(self) -> bool:
@@ -151,7 +156,7 @@ class _Lease:
             try:
                 with self._ctx.db.begin() as session:
                     return write(session)
-            except OperationalError:
+            except DATABASE_AWAY:
                 _log.warning("job %s: the database did not answer; trying again", self._claim.job_id)
                 if self.lost:
                     raise LeaseLost(self._claim.job_id) from None
@@ -166,7 +171,7 @@ class _Lease:
             except LeaseLost:
                 self._lost = True
                 return
-            except OperationalError:
+            except DATABASE_AWAY:
                 _log.warning("job %s: the lease could not be renewed this time", self._claim.job_id)
                 continue
             # Counted from before the write: the lease in the database cannot end sooner than we believe.

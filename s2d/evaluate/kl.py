@@ -11,6 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from s2d.plan.document import Sampling
 from s2d.rollouts.transformers_engine import TransformersEngine
 
+#: Tokens whose full distributions exist in fp32 at once.
+CHUNK = 256
+
 
 @dataclass(frozen=True)
 class KlMeasurement:
@@ -20,6 +23,7 @@ class KlMeasurement:
     forward_kl: float
     student_entropy: float
     top_token_agreement: float
+    rollouts: int
     tokens: int
     mean_completion_tokens: float
     truncated: float
@@ -41,7 +45,8 @@ def measure_kl(
 ) -> KlMeasurement:
     """Draw one student rollout a prompt (token ids) and score each of its tokens under both models.
 
-    One sequence is scored at a time, so that no padding enters and the logits of only one sequence exist.
+    One sequence is scored at a time, so that no padding enters and the logits of only one sequence exist, in the
+    models' dtype; fp32 distributions exist for `CHUNK` tokens at a time.
     """
     engine = TransformersEngine(student, tokenizer, batch_size)
     drawn = engine.generate(prompts, samples=1, sampling=sampling, max_tokens=max_tokens, seed=seed)
@@ -51,9 +56,9 @@ def measure_kl(
     sums = torch.zeros(4, dtype=torch.float64)
     with torch.no_grad():
         for prompt, rollout in zip(prompts, rollouts, strict=True):
-            log_s_KV = _log_probs(student, prompt, rollout.ids, sampling.temperature)
-            log_t_KV = _log_probs(teacher, prompt, rollout.ids, sampling.temperature)
-            sums += _sums(log_s_KV, log_t_KV).double().cpu()
+            s_KV, t_KV = (_logits(model, prompt, rollout.ids) for model in (student, teacher))
+            for s_kV, t_kV in zip(torch.split(s_KV, CHUNK), torch.split(t_KV, CHUNK), strict=True):
+                sums += _sums(s_kV, t_kV, sampling.temperature).double().cpu()
     student.train(was_training)
     tokens = sum(len(rollout.ids) for rollout in rollouts)
     reverse, forward, entropy, agree = (sums / tokens).tolist()
@@ -62,24 +67,24 @@ def measure_kl(
         forward_kl=forward,
         student_entropy=entropy,
         top_token_agreement=agree,
+        rollouts=len(rollouts),
         tokens=tokens,
         mean_completion_tokens=tokens / len(rollouts),
         truncated=sum(rollout.truncated for rollout in rollouts) / len(rollouts),
     )
 
 
-def _log_probs(
-    model: PreTrainedModel, prompt: Sequence[int], completion: Sequence[int], temperature: float
-) -> torch.Tensor:
-    """(K, V): log π(· | prompt, completion so far) for each of the K completion tokens."""
+def _logits(model: PreTrainedModel, prompt: Sequence[int], completion: Sequence[int]) -> torch.Tensor:
+    """(K, V): the logits that predict each of the K completion tokens."""
     ids_1T = torch.tensor([[*prompt, *completion]], device=model.device)
     keep = len(completion) + 1
-    logits_KV = model(input_ids=ids_1T, logits_to_keep=keep).logits[0, :-1]
-    return torch.log_softmax(logits_KV.float() / temperature, dim=-1)
+    logits_KV: torch.Tensor = model(input_ids=ids_1T, logits_to_keep=keep).logits[0, :-1]
+    return logits_KV
 
 
-def _sums(log_s_KV: torch.Tensor, log_t_KV: torch.Tensor) -> torch.Tensor:
+def _sums(s_KV: torch.Tensor, t_KV: torch.Tensor, temperature: float) -> torch.Tensor:
     """(4,): reverse KL, forward KL, student entropy and top-token agreement, summed over the K tokens."""
+    log_s_KV, log_t_KV = (torch.log_softmax(logits.float() / temperature, dim=-1) for logits in (s_KV, t_KV))
     gap_KV = log_s_KV - log_t_KV
     reverse_K = (log_s_KV.exp() * gap_KV).sum(-1)
     forward_K = (log_t_KV.exp() * -gap_KV).sum(-1)

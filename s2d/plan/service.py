@@ -51,7 +51,7 @@ def make_plan(request: PlanRequest, data: DataSummary | None, hardware: Hardware
         bridge_prompts=bridge,
         lengths=Lengths(min(prompt, _tokens(data.mean_prompt_chars, student) if data else UNKNOWN_PROMPT), completion),
         max_tokens=prompt + completion,
-        gates=_gates(request, bridge),
+        gates=_gates(request, allocation.labels.validation),
     )
     _check_engine(request, setting.hardware)
     stages = build_stages(setting)
@@ -176,13 +176,14 @@ def _tokens(chars: float, model: Model) -> float:
     return chars / (1 if model.vocab_size < SMALL_VOCABULARY else CHARS_PER_TOKEN) + TEMPLATE_TOKENS
 
 
-def _gates(request: PlanRequest, bridge: int) -> Gates:
+def _gates(request: PlanRequest, validation: int) -> Gates:
     c2 = request.gates.c2 or GateC2()
     if "prompts" not in c2.model_fields_set:
-        c2 = c2.model_copy(update={"prompts": min(c2.prompts, bridge)})
-    if c2.prompts > bridge:
+        c2 = c2.model_copy(update={"prompts": min(c2.prompts, validation)})
+    if c2.prompts > validation:
         raise InvalidPlan(
-            f"gates.c2.prompts is {c2.prompts} and the bridge has {bridge} prompts.", param="gates.c2.prompts"
+            f"gates.c2.prompts is {c2.prompts} and there are {validation} validation problems to draw them from.",
+            param="gates.c2.prompts",
         )
     standard = Gates(c2=c2, on_failure=request.on_gate_failure)
     return standard if request.gates.c1 is None else standard.model_copy(update={"c1": request.gates.c1})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +11,7 @@ from s2d.evaluate.scores import Scores, load_scores
 from s2d.evaluate.statistics import avg_at_k, paired_gain, pass_at_k
 from s2d.plan.document import Grpo, ModelRole, Plan, StageKind, Training, load_plan
 from s2d.report.document import ArmResult, Comparison, Gate, PassAtK, Provenance, Report, StageSummary
+from s2d.runner.events import read_events
 from s2d.runner.layout import JobLayout
 from s2d.runner.task import StageResult
 
@@ -85,7 +85,7 @@ def _arm(layout: JobLayout, plan: Plan, results: dict[StageKind, StageResult], r
         problems=len(scores.rewards),
         pass_at_k=_passes(scores, k),
         truncated=scores.truncated,
-        labels_used=_labels_used(plan, needed),
+        labels_used=_labels_used(plan, results, needed),
         seconds=round(sum(results[kind].seconds for kind in needed), 2),
     )
 
@@ -109,9 +109,9 @@ def _needed(plan: Plan, role: ModelRole) -> list[StageKind]:
     return []
 
 
-def _labels_used(plan: Plan, needed: list[StageKind]) -> int:
-    roles = {role for kind in needed if isinstance(stage := plan.stage(kind), Grpo) for role in stage.label_roles}
-    return sum(getattr(plan.data.labels, role) for role in roles)
+def _labels_used(plan: Plan, results: dict[StageKind, StageResult], needed: list[StageKind]) -> int:
+    """Labels that were really drawn; no two stages behind one model share any."""
+    return sum(results[kind].labels for kind in needed if isinstance(plan.stage(kind), Grpo))
 
 
 def _comparisons(layout: JobLayout, plan: Plan, roles: list[ModelRole]) -> list[Comparison]:
@@ -133,8 +133,7 @@ def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Metric -> points. A step that was run again after a kill counts once, with its last values."""
     by_step: dict[int, dict[str, float]] = {}
     for path in sorted(folder.glob("events-*.jsonl")):
-        for line in path.read_text().splitlines():
-            event = json.loads(line)
+        for event in read_events(path):
             if event["type"] == "metrics":
                 by_step[event["step"]] = event["data"]["metrics"]
     curves: dict[str, list[tuple[int, float]]] = {}

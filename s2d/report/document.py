@@ -35,7 +35,7 @@ class ArmResult(_Document):
     pass_at_k: list[PassAtK]
     truncated: float
     labels_used: int
-    """Distinct labels that trained this model or its teacher."""
+    """Distinct labels that were drawn to train this model or its teacher; a short run draws fewer than it may."""
     seconds: float
     """Training and rollout time of every stage that this model needed."""
 

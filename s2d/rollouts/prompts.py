@@ -38,11 +38,13 @@ def load_prompts(
     """The prompts of these files that have at most `max_tokens` tokens, and how many were longer and are left out.
 
     Raises:
-        StageFailure: code "data"; no prompt fits.
+        StageFailure: code "data"; there is no prompt, or none that fits.
     """
     prompts = [render(row, tokenizer) for path in paths for row in read_rows(path)]
     fitting = [prompt for prompt in prompts if len(prompt.ids) <= max_tokens]
-    if prompts and not fitting:
+    if not prompts:
+        raise StageFailure(f"There is no row in {', '.join(path.name for path in paths)}.", code="data")
+    if not fitting:
         shortest = min(len(prompt.ids) for prompt in prompts)
         raise StageFailure(
             f"None of the {len(prompts)} prompts fits: the shortest has {shortest} tokens, the plan allows "

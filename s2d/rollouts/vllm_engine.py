@@ -13,11 +13,15 @@ from s2d.rollouts.engine import Rollout
 class VllmEngine:
     """Loads the model itself; `close` gives the memory back."""
 
-    def __init__(self, model: str, *, dtype: str, max_model_len: int, batch_size: int) -> None:
+    def __init__(
+        self, model: str, *, dtype: str, max_model_len: int, batch_size: int, revision: str | None = None
+    ) -> None:
         from vllm import LLM
 
         self._llm: Any = LLM(
             model=model,
+            revision=revision,
+            tokenizer_revision=revision,
             dtype=dtype,
             max_model_len=max_model_len,
             max_num_seqs=batch_size,
@@ -46,7 +50,8 @@ class VllmEngine:
                 top_p=sampling.top_p,
                 top_k=sampling.top_k or -1,
                 max_tokens=max_tokens,
-                seed=seed + index,
+                # vLLM gives sample j of a request the seed + j.
+                seed=seed + index * samples,
                 skip_special_tokens=False,
             )
             for index in range(len(prompts))

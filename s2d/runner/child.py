@@ -51,7 +51,7 @@ def run(
     task: StageTask,
     *,
     command: list[str],
-    threads: int,
+    environment: dict[str, str],
     on_events: Callable[[list[NewEvent]], None],
     wish: Callable[[], Wish],
     grace_s: float,
@@ -71,7 +71,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=_environment(threads),
+            env=environment,
             start_new_session=True,
         )
     try:
@@ -85,11 +85,19 @@ def stage_command(devices: int) -> list[str]:
     """One process, or `accelerate launch` when the plan asks for more than one device."""
     if devices == 1:
         return [sys.executable, "-m", "s2d.stages"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1"]
-    return [*launch, "--num_processes", str(devices), "--main_process_port", "0", "--module", "s2d.stages"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    # All that the user's own accelerate configuration could otherwise decide is said here.
+    fixed = ["--config_file", os.devnull, "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return [*launch, *fixed, "--num_processes", str(devices), "--main_process_port", "0", "--module", "s2d.stages"]
 
 
-def _environment(threads: int) -> dict[str, str]:
+def environment(threads: int, gpus: int | None) -> dict[str, str]:
+    """A stage's environment: as many GPUs as the plan counts on, and none of the service's secrets."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("S2D_")}
+    if gpus is not None:
+        # TRL refuses one process that sees several GPUs.
+        visible = kept.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+        kept["CUDA_VISIBLE_DEVICES"] = ",".join(visible[:gpus])
     fixed = {
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
@@ -97,7 +105,7 @@ def _environment(threads: int) -> dict[str, str]:
         # cuBLAS is only deterministic with a fixed workspace (PyTorch notes on reproducibility).
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
-    return {**os.environ, **fixed}
+    return {**kept, **fixed}
 
 
 def _follow(
@@ -123,10 +131,22 @@ def _follow(
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    # A launcher starts each of its processes in a session of its own, which the group's signal does not reach.
+    below = _descendants(process.pid)
     # The child leads its own session, so its group id is its pid, also after it has ended.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for one in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
     process.wait()
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 class _Tail:

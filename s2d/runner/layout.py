@@ -43,7 +43,9 @@ class JobLayout:
     def report(self) -> Path:
         return self.root / "report"
 
-    @property
-    def heartbeat(self) -> Path:
-        """Touched by the supervisor after each lease renewal; a stage that sees it grow old ends itself."""
-        return self.root / "heartbeat"
+    def heartbeat(self, epoch: int) -> Path:
+        """Touched by the supervisor of this epoch after each lease renewal; a stage that sees it grow old ends itself.
+
+        One file per claim: a stage must not take the next supervisor's touches for its own's.
+        """
+        return self.root / f"heartbeat-{epoch}"

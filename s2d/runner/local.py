@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from s2d.data.ingest import ingest
 from s2d.data.split import SplitReport
-from s2d.errors import InvalidPlan
+from s2d.errors import Conflict, InvalidPlan
 from s2d.events import NewEvent
 from s2d.plan.document import Plan, load_plan
 from s2d.plan.service import check_against_data
@@ -46,15 +48,32 @@ def run_plan(
     Raises:
         InvalidPlan: the folder holds another plan's run, or the file is not the one that the plan counts on.
         InvalidData: see `s2d.data.ingest.ingest`.
+        Conflict: another run is at work in the folder.
     """
     layout = JobLayout(out.absolute())
     if layout.plan.exists() and load_plan(layout.plan.read_text()).id != plan.id:
         raise InvalidPlan(f"{out} holds the run of another plan; choose another folder.", param="out")
     layout.root.mkdir(parents=True, exist_ok=True)
+    with _alone(layout.root):
+        return _run(plan, upload, layout, _LocalHost(on_event, stopping))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One run at a time in a folder: two would be two trainers on the same checkpoints."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise Conflict(f"Another run is at work in {folder}.", code="run_in_progress") from err
+        yield
+
+
+def _run(plan: Plan, upload: Path, layout: JobLayout, host: _LocalHost) -> Outcome:
     rows = layout.root / "rows.jsonl"
     with upload.open("rb") as stream:
         report = ingest(stream, rows)
     if plan.data.file_sha256 not in (None, report.sha256):
         raise InvalidPlan(f"The plan was made for another file than {upload}.", param="file")
     check_against_data(plan, report.labeled, report.unlabeled)
-    return Pipeline(plan, rows, layout, _LocalHost(on_event, stopping)).run()
+    return Pipeline(plan, rows, layout, host).run()

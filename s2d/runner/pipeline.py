@@ -26,6 +26,7 @@ from s2d.runner.task import StageError, StageResult, StageTask
 
 #: How often a stage whose process was killed from outside is started again within one claim of the job.
 MAX_CRASHES = 3
+REPORT_TIMEOUT_S = 300
 
 
 class Host(Protocol):
@@ -58,8 +59,8 @@ class Pipeline:
     rows: Path
     layout: JobLayout
     host: Host
-    attempt: int = 1
     grace_s: float = 30.0
+    heartbeat: Path | None = None
     heartbeat_timeout_s: float | None = None
     command: Callable[[int], list[str]] = field(default=child.stage_command)
 
@@ -72,8 +73,8 @@ class Pipeline:
         except _Stopped:
             return Outcome("interrupted")
         except S2DError as err:
-            return Outcome("failed", error=failure(err), report=self._report(required=False))
-        return Outcome("succeeded", student=self._student(), report=self._report(required=True))
+            return Outcome("failed", error=failure(err), report=self._report())
+        return Outcome("succeeded", student=self._student(), report=self._report())
 
     def _student(self) -> ModelRole:
         return "rl_student" if "student_rl" in self.plan.kinds() else "opd_student"
@@ -92,24 +93,29 @@ class Pipeline:
     def _stage(self, index: int, kind: StageKind) -> None:
         place = {"index": index, "count": len(self.plan.stages)}
         path = self.layout.result(kind)
-        fresh = not path.exists()
-        if fresh:
+        if not path.exists():
+            if self.host.wish() != "run":
+                raise _Stopped
             self._emit(kind, "running", **place)
             self._run_child(kind)
         result = StageResult.model_validate_json(path.read_text())
-        state = {"steps": result.steps, "seconds": result.seconds, "tokens": result.tokens}
-        if fresh:
+        # A file says that the success was told: a worker may be killed between the result and its event.
+        told = path.with_name("told")
+        if not told.exists():
+            state = {"steps": result.steps, "seconds": result.seconds, "tokens": result.tokens}
             self._emit(kind, "succeeded", **place, **state)
+            told.touch()
         self._judge(result)
 
     def _run_child(self, kind: StageKind) -> None:
         crashes = 0
         while not self.layout.result(kind).exists():
             end = self._start(kind)
+            # Whatever the exit status: a library that stumbles on its way out does not undo the result.
+            if self.layout.result(kind).exists():
+                return
             if end.interrupted or self.host.wish() != "run":
                 raise _Stopped
-            if end.status == 0 and self.layout.result(kind).exists():
-                return
             crashes += 1
             self._explain(kind, end, crashes)
 
@@ -122,6 +128,7 @@ class Pipeline:
             attempt=1 + len(list(folder.glob("events-*.jsonl"))),
             models=self._models(),
             supervisor=child.this_process(),
+            heartbeat=self.heartbeat,
             heartbeat_timeout_s=self.heartbeat_timeout_s,
         )
         hardware = self.plan.hardware
@@ -129,7 +136,7 @@ class Pipeline:
         return child.run(
             task,
             command=self.command(devices),
-            threads=hardware.cpu_threads,
+            environment=child.environment(hardware.cpu_threads, devices if hardware.device == "cuda" else None),
             on_events=self.host.events,
             wish=self.host.wish,
             grace_s=self.grace_s,
@@ -146,7 +153,9 @@ class Pipeline:
         if failure_file.exists():
             error = StageError.model_validate_json(failure_file.read_text())
             raise StageFailure(error.message, code=error.code, stage=kind, step=error.step, log=end.log_tail)
-        if end.status >= 0 or crashes >= MAX_CRASHES:
+        # A launcher ends with status 1 when one of its processes was killed.
+        killed = end.status < 0 or self.plan.hardware.devices > 1
+        if not killed or crashes >= MAX_CRASHES:
             raise StageFailure(f"{_ending(end)}.", stage=kind, log=end.log_tail)
         message = f"{_ending(end)}; starting it again from its last checkpoint"
         self.host.events([NewEvent(type="message", level="warn", stage=kind, message=message)])
@@ -162,18 +171,22 @@ class Pipeline:
         event = NewEvent(type="stage", stage=kind, message=f"{kind} {state}", data={"state": state, **data})
         self.host.events([event])
 
-    def _report(self, *, required: bool) -> Path | None:
-        """Write the report in a process of its own: it loads a plotting library that a worker need not keep."""
-        run = subprocess.run(
-            [sys.executable, "-m", "s2d.report", str(self.layout.root)], capture_output=True, text=True, check=False
-        )
-        path = self.layout.report / "report.json"
-        if run.returncode == 0:
-            return path
-        message = f"The report could not be written: {run.stderr.strip()[-2000:]}"
+    def _report(self) -> Path | None:
+        """Write the report in a process of its own: it loads a plotting library that a worker need not keep.
+
+        A report that cannot be written costs no student: it is an error among the events, and can be made later with
+        `python -m s2d.report`.
+        """
+        command = [sys.executable, "-m", "s2d.report", str(self.layout.root)]
+        try:
+            run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=REPORT_TIMEOUT_S)
+            trouble = None if run.returncode == 0 else run.stderr.strip()[-2000:]
+        except subprocess.TimeoutExpired:
+            trouble = f"it took more than {REPORT_TIMEOUT_S} s"
+        if trouble is None:
+            return self.layout.report / "report.json"
+        message = f"The report could not be written: {trouble}"
         self.host.events([NewEvent(type="message", level="error", message=message)])
-        if required:
-            raise RuntimeError(message)
         return None
 
 

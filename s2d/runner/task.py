@@ -32,6 +32,7 @@ class StageTask(_Document):
     attempt: int
     models: dict[ModelRole, str]
     supervisor: ProcessId
+    heartbeat: Path | None = None
     heartbeat_timeout_s: float | None = None
 
     @property

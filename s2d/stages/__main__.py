@@ -7,8 +7,8 @@ reason.
 from __future__ import annotations
 
 import errno
-import json
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -18,34 +18,42 @@ from pathlib import Path
 from s2d.atomic import write_atomic
 from s2d.errors import S2DError
 from s2d.plan.document import StageKind
+from s2d.runner.events import read_events
+from s2d.runner.layout import JobLayout
 from s2d.runner.task import EXIT_INTERRUPTED, StageError, StageResult, StageTask
+from s2d.stages.checkpoints import MANIFEST
 from s2d.stages.runtime import Interrupted, StageRuntime
 
 
 def main(arguments: list[str]) -> int:
     task = StageTask.model_validate_json(Path(arguments[0]).read_text())
-    runtime = StageRuntime(task, rank=int(os.environ.get("RANK", "0")))
-    runtime.watch()
-    runtime.emit("message", "loading libraries and models")
-    started = time.monotonic()
+    rank = int(os.environ.get("RANK", "0"))
     try:
-        result = _entry(task.kind)(runtime)
+        _run(StageRuntime(task, rank))
     except Interrupted:
         return EXIT_INTERRUPTED
     except Exception as err:
         traceback.print_exc()
-        return _fail(runtime, err)
+        _fail(JobLayout(task.job_dir).stage(task.kind), rank, err)
+        return 1
+    return 0
+
+
+def _run(runtime: StageRuntime) -> None:
+    runtime.watch()
+    runtime.emit("message", "loading libraries and models")
+    started = time.monotonic()
+    result = _entry(runtime.task.kind)(runtime)
     if runtime.rank == 0:
         final = result.model_copy(update={"seconds": seconds_before(runtime) + time.monotonic() - started})
         write_atomic(runtime.folder / "result.json", final.model_dump_json(indent=1))
-    return 0
 
 
 def seconds_before(runtime: StageRuntime) -> float:
     """Time that earlier attempts at this stage took, from their first event to their last."""
     spans = []
     for path in runtime.folder.glob("events-*.jsonl"):
-        times = [json.loads(line)["at"] for line in path.read_text().splitlines()]
+        times = [event["at"] for event in read_events(path)]
         if path.name != runtime.task.events_name and times:
             spans.append(times[-1] - times[0])
     return sum(spans)
@@ -76,17 +84,24 @@ def _entry(kind: StageKind) -> Callable[[StageRuntime], StageResult]:
             return evaluate.run
 
 
-def _fail(runtime: StageRuntime, err: Exception) -> int:
-    error = StageError(code=_code(err), message=str(err) or repr(err), step=getattr(err, "details", {}).get("step"))
-    if runtime.rank == 0:
-        write_atomic(runtime.folder / "failure.json", error.model_dump_json())
-    return 1
+def _fail(folder: Path, rank: int, err: Exception) -> None:
+    """Leave the reason. The first process of a launch to fail has it; what the others see is its absence."""
+    code = _code(err)
+    if code == "disk_full":
+        # A checkpoint without a manifest is of no use, and without its space the reason could not be written.
+        for part in folder.glob("checkpoints/checkpoint-*"):
+            if not (part / MANIFEST).exists():
+                shutil.rmtree(part, ignore_errors=True)
+    error = StageError(code=code, message=str(err) or repr(err), step=getattr(err, "details", {}).get("step"))
+    if rank == 0 or code != "stage_failed":
+        write_atomic(folder / "failure.json", error.model_dump_json())
 
 
 def _code(err: Exception) -> str:
     if isinstance(err, S2DError):
         return err.code
-    if isinstance(err, OSError) and err.errno == errno.ENOSPC:
+    # safetensors and torch wrap the system's error in their own.
+    if (isinstance(err, OSError) and err.errno == errno.ENOSPC) or "No space left on device" in str(err):
         return "disk_full"
     if isinstance(err, MemoryError) or type(err).__name__ == "OutOfMemoryError":
         return "out_of_memory"

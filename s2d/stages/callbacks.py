@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from s2d.errors import StageFailure
 from s2d.stages.checkpoints import seal
+from s2d.stages.distributed import barrier
 from s2d.stages.runtime import StageRuntime
 
 #: TRL's name -> ours. Units: rewards in [0, 1], shares in [0, 1], KL and entropy in nats per token, lengths in tokens.
@@ -104,6 +105,8 @@ class Checkpointing(TrainerCallback):
         self._label_rows = label_rows
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # Each process writes its own random state into the folder: the manifest waits for all of them.
+        barrier()
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"

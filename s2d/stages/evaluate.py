@@ -17,7 +17,6 @@ def run(runtime: StageRuntime) -> StageResult:
     tokens, dropped, problems = 0, 0, 0
     with GradingPool(runtime.plan.verifier) as pool:
         for index, role in enumerate(stage.models):
-            runtime.check_stop()
             dropped, problems = _evaluate(runtime, role, index, pool)
             tokens += load_scores(runtime.layout.evaluations / f"test-{role}.json").completion_tokens
     return StageResult(

@@ -38,7 +38,7 @@ def _engine(
         from s2d.rollouts.vllm_engine import VllmEngine
 
         longest = plan.max_prompt_tokens + plan.max_completion_tokens
-        return VllmEngine(name, dtype=stage.dtype, max_model_len=longest, batch_size=batch_size)
+        return VllmEngine(name, dtype=stage.dtype, max_model_len=longest, batch_size=batch_size, revision=revision)
     from s2d.rollouts.transformers_engine import TransformersEngine
 
     model = load_model(name, dtype=stage.dtype, device=inference_device(plan.hardware.device), revision=revision)

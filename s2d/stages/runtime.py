@@ -18,6 +18,8 @@ from s2d.runner.layout import JobLayout
 from s2d.runner.task import GateResult, ProcessId, StageTask
 
 WATCH_S = 0.5
+#: A process with the supervisor's number that started this much later is another one.
+CLOCK_STEP_S = 60.0
 
 
 class Interrupted(Exception):
@@ -54,8 +56,13 @@ class StageRuntime:
             file.write(event.model_dump_json() + "\n")
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """Progress that is no optimizer step: `done` of `total`."""
+        """Progress that is no optimizer step: `done` of `total`.
+
+        Raises:
+            Interrupted: told to stop; what was begun here is done again, what was kept is kept.
+        """
         self.emit("progress", what, step=done, steps=total)
+        self.check_stop()
 
     def gate(self, result: GateResult, step: int | None = None) -> None:
         level = "info" if result.passed else "warn"
@@ -76,18 +83,30 @@ class StageRuntime:
         self.stop_requested = True
 
     def _watch_supervisor(self) -> None:
-        heartbeat = _Heartbeat(self.layout.heartbeat, self.task.heartbeat_timeout_s)
-        while alive(self.task.supervisor) and heartbeat.fresh():
-            time.sleep(WATCH_S)
-        # Not SIGTERM: whoever took the job over must never meet a second trainer, so there is no last checkpoint.
-        os.killpg(os.getpgid(0), signal.SIGKILL)
+        try:
+            supervisor, parent = _identified(self.task.supervisor), os.getppid()
+            heartbeat = _Heartbeat(self.task.heartbeat, self.task.heartbeat_timeout_s)
+            # The parent is the supervisor, or a launcher that may be killed on its own.
+            while _alive(supervisor) and os.getppid() == parent and heartbeat.fresh():
+                time.sleep(WATCH_S)
+        finally:
+            # Also when the watch itself fails: a trainer that nobody watches is worse than one that starts again.
+            # Not SIGTERM: whoever took the job over must never meet a second trainer, so no last checkpoint.
+            os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
-def alive(process: ProcessId) -> bool:
-    """Whether this very process lives; a later one with the same number does not count."""
+def _identified(process: ProcessId) -> psutil.Process | None:
+    """The very process, not a later one with its number. Compared once: psutil's times move with the host's clock."""
     try:
         found = psutil.Process(process.pid)
-        return found.create_time() == process.started and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return found if abs(found.create_time() - process.started) < CLOCK_STEP_S else None
+
+
+def _alive(process: psutil.Process | None) -> bool:
+    try:
+        return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
@@ -95,14 +114,14 @@ def alive(process: ProcessId) -> bool:
 class _Heartbeat:
     """Fresh while the file's time of change keeps moving, on this process's own clock: no two clocks are compared."""
 
-    def __init__(self, path: Path, timeout_s: float | None) -> None:
+    def __init__(self, path: Path | None, timeout_s: float | None) -> None:
         self._path = path
         self._timeout_s = timeout_s
         self._seen = 0
         self._since = time.monotonic()
 
     def fresh(self) -> bool:
-        if self._timeout_s is None:
+        if self._path is None or self._timeout_s is None:
             return True
         changed = self._path.stat().st_mtime_ns
         if changed != self._seen:

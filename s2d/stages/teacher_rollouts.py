@@ -80,7 +80,6 @@ def _validate(runtime: StageRuntime, role: ModelRole) -> Scores:
             on_batch=lambda done, total: runtime.progress(done, total, f"validating {role}"),
         )
     scores.save(path, role=role, split="validation")
-    runtime.check_stop()
     return scores
 
 
@@ -101,10 +100,10 @@ def _generate(runtime: StageRuntime, result: StageResult) -> StageResult:
                     sampling=stage.sampling,
                     max_tokens=runtime.plan.max_completion_tokens,
                     seed=stage.seed + part,
+                    on_batch=lambda _done, _total: runtime.check_stop(),
                 )
                 store.write(part, _stored(chunk, drawn))
             runtime.progress(min(start + PART, len(prompts)), len(prompts), "teacher rollouts")
-            runtime.check_stop()
     tokens = sum(len(one.ids) for one in store.read())
     provenance = store.seal(
         plan=runtime.plan.id,

@@ -15,6 +15,7 @@ from s2d.plan.document import Training
 from s2d.runner.task import StageResult
 from s2d.stages.callbacks import Checkpointing, Report, StopWhenAsked
 from s2d.stages.checkpoints import newest_valid
+from s2d.stages.distributed import from_first
 from s2d.stages.models import load_model, revision_of, save_model
 from s2d.stages.runtime import Interrupted, StageRuntime
 
@@ -53,7 +54,7 @@ def trainer_arguments(runtime: StageRuntime, steps: int) -> dict[str, Any]:
         "use_cpu": plan.hardware.device == "cpu",
         "bf16": stage.dtype == "bfloat16",
         "gradient_checkpointing": stage.gradient_checkpointing,
-        "use_vllm": plan.rollout_engine == "vllm",
+        **_vllm(runtime),
         "save_strategy": "steps",
         "save_steps": stage.save_every,
         "save_total_limit": KEEP,
@@ -64,6 +65,15 @@ def trainer_arguments(runtime: StageRuntime, steps: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_pin_memory": plan.hardware.device == "cuda",
     }
+
+
+def _vllm(runtime: StageRuntime) -> dict[str, Any]:
+    """vLLM inside the trainer, for stages that draw rollouts; the warmup reads stored ones."""
+    plan = runtime.plan
+    if plan.rollout_engine != "vllm" or runtime.stage.kind == "warmup":
+        return {}
+    longest = plan.max_prompt_tokens + plan.max_completion_tokens
+    return {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": longest}
 
 
 def checkpoint_dir(runtime: StageRuntime) -> Path:
@@ -130,7 +140,7 @@ def train(
     sealing = Checkpointing(runtime, rows_per_step=rows_per_step, label_rows=label_rows)
     for callback in (report, *callbacks, StopWhenAsked(runtime), sealing):
         trainer.add_callback(callback)
-    resume = newest_valid(checkpoint_dir(runtime), runtime.plan.id)
+    resume = from_first(lambda: newest_valid(checkpoint_dir(runtime), runtime.plan.id))
     if resume is not None:
         runtime.emit("message", f"resuming from {resume.name}")
     started = time.monotonic()
@@ -147,7 +157,8 @@ def train(
         kind=runtime.task.kind,
         steps=trainer.state.global_step,
         tokens=report.tokens,
-        labels=label_rows,
+        # A short run does not come to all of its labels: the order is a pass over them before any comes again.
+        labels=min(label_rows, trainer.state.global_step * rows_per_step),
         dropped_prompts=dropped,
         data={"train_seconds": time.monotonic() - started, "final_metrics": report.latest},
     )

@@ -17,6 +17,7 @@ from s2d.rollouts.stored import RolloutStore
 from s2d.runner.task import GateResult, StageResult
 from s2d.stages.datasets import dataset
 from s2d.stages.distillation import FORWARD, BridgeTrainer, config
+from s2d.stages.distributed import from_first
 from s2d.stages.models import load_tokenizer
 from s2d.stages.runtime import StageRuntime
 from s2d.stages.training import AlreadyDone, lora_config, student_model, teacher_model, train
@@ -73,7 +74,8 @@ class UntilC2(TrainerCallback):
             batch_size=runtime.stage.per_device_batch_size,
             seed=runtime.stage.seed,
         )
-        result = judge_c2(runtime.plan, measured, step)
+        # Processes that differ by a rounding at the bound must not part ways.
+        result = from_first(lambda: judge_c2(runtime.plan, measured, step))
         runtime.gate(result, step)
         return result
 
@@ -84,8 +86,9 @@ def judge_c2(plan: Plan, measured: KlMeasurement, step: int) -> GateResult:
     passed = measured.reverse_kl <= bound
     verdict = "within" if passed else "over"
     message = (
-        f"C2 after {step} warmup steps: KL(student ‖ teacher) {measured.reverse_kl:.3f} nats/token on student "
-        f"rollouts, {verdict} the bound of {bound:.3f}; top tokens agree on {measured.top_token_agreement:.1%}"
+        f"C2 after {step} warmup steps: KL(student ‖ teacher) {measured.reverse_kl:.3f} nats/token on "
+        f"{measured.rollouts} student rollouts, {verdict} the bound of {bound:.3f}; "
+        f"top tokens agree on {measured.top_token_agreement:.1%}"
     )
     document = {"step": step, "max_kl": bound, **measured.as_dict()}
     return GateResult(gate="c2", passed=passed, measured=document, message=message)

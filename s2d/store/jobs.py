@@ -138,6 +138,9 @@ def finish(
         values["student_id"] = student_id
     if target in FINAL:
         values["finished_at"] = db_now()
+    if target == "queued":
+        # Handed back in order: only lost workers count towards the attempts that a job has.
+        values["attempt"] = JobRow.attempt - 1
     moved = _held(claim).where(JobRow.state.in_(sources(target))).values(**values).returning(JobRow.id)
     if session.execute(moved).one_or_none() is None:
         raise LeaseLost(claim.job_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from s2d.store.database import db_now
@@ -27,9 +27,14 @@ def mark_sent(session: Session, message_id: int) -> None:
 
 
 def resend_stale(session: Session, older_than_s: float) -> int:
-    """Messages whose job is still queued long after they were sent: the broker may have lost them. Returns how many."""
+    """Jobs that are still queued long after their message was sent: the broker may have lost it. Returns how many.
+
+    Messages of jobs that wait no more are dropped, so that the table stays as small as the queue.
+    """
     queued = select(JobRow.id).where(JobRow.state == "queued")
-    # The newest message only: one is enough to wake a worker.
-    newest = select(OutboxRow.id).where(OutboxRow.job_id.in_(queued), OutboxRow.sent_at < db_now() - older_than_s)
-    query = update(OutboxRow).where(OutboxRow.id.in_(newest)).values(sent_at=None)
+    session.execute(delete(OutboxRow).where(OutboxRow.sent_at.is_not(None), OutboxRow.job_id.not_in(queued)))
+    # One message is enough to wake a worker.
+    newest = select(func.max(OutboxRow.id)).where(OutboxRow.job_id.in_(queued)).group_by(OutboxRow.job_id)
+    stale = OutboxRow.id.in_(newest), OutboxRow.sent_at < db_now() - older_than_s
+    query = update(OutboxRow).where(*stale).values(sent_at=None)
     return session.execute(query).rowcount  # type: ignore[attr-defined]

@@ -76,6 +76,7 @@ def _command(descriptor: int, spec: VerifierSpec) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """The environment in which a worker finds this very s2d, installed or not."""
+    """The environment in which a worker finds this very s2d, installed or not; no secrets beside untrusted text."""
     root = str(Path(__file__).resolve().parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("S2D_", "HF_TOKEN"))}
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}

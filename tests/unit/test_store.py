@@ -216,12 +216,28 @@ def test_a_message_is_written_with_its_job_and_sent_again_when_lost(db: Database
         assert message.job_id == job_id
         outbox.mark_sent(session, message.id)
         assert outbox.resend_stale(session, older_than_s=60) == 0
-        assert outbox.resend_stale(session, older_than_s=0) == 1
+        assert outbox.resend_stale(session, older_than_s=-1) == 1
         assert len(outbox.unsent(session)) == 1
+    taken = held(db, job_id)
+    with db.begin() as session:
+        assert jobs.finish(session, taken, "queued") == "queued"
+        for one in outbox.unsent(session):
+            outbox.mark_sent(session, one.id)
+        assert outbox.resend_stale(session, older_than_s=-1) == 1, "one message a job, however many were sent"
     held(db, job_id)
     with db.begin() as session:
-        outbox.mark_sent(session, message.id)
-        assert outbox.resend_stale(session, older_than_s=0) == 0
+        outbox.mark_sent(session, max(one.id for one in outbox.unsent(session)))
+        assert outbox.resend_stale(session, older_than_s=-1) == 0
+        assert outbox.unsent(session) == []
+
+
+def test_handing_a_job_back_does_not_count_as_losing_it(db: Database) -> None:
+    job_id = new_job(db)
+    for _ in range(3):
+        taken = held(db, job_id)
+        assert taken.attempt == 1
+        with db.begin() as session:
+            jobs.finish(session, taken, "queued")
 
 
 def test_a_rolled_back_job_leaves_no_message(db: Database) -> None:
