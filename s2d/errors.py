@@ -100,7 +100,7 @@ FAILURE_CODES: dict[str, str] = {
     "disk_full": "Free disk space under the state folder, then resume the job.",
     "nan_loss": "Lower the learning rate of the stage, then start again.",
     "data": "The rows that the plan counts on are not in the file: see the message.",
-    "model": "A model could not be loaded: see the message.",
+    "model": "A model could not be read or loaded, or is not allowed: see the message.",
     "verifier": "The verifier's processes could not be kept alive: see the log lines.",
     "lost_worker": "The worker was lost more often than the job may be tried again: look at the host, then resume.",
     "stage_failed": "See the last log lines.",

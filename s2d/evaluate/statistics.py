@@ -41,7 +41,7 @@ def pass_at_k(rewards: Sequence[Sequence[float]], k: int, confidence: float = 0.
     """
     chances = [_pass_chance(len(one), sum(reward >= 1.0 for reward in one), k) for one in rewards]
     mean = fmean(chances)
-    return _wilson(mean, _effective_size(chances, mean, len(chances), len(chances)), confidence)
+    return _wilson(mean, _effective_size(chances, mean, len(chances), sum(map(len, rewards)) / k), confidence)
 
 
 def _pass_chance(drawn: int, correct: int, k: int) -> float:
@@ -50,7 +50,7 @@ def _pass_chance(drawn: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(drawn - correct, k) / math.comb(drawn, k)
 
 
-def _effective_size(means: Sequence[float], mean: float, problems: int, completions: int) -> float:
+def _effective_size(means: Sequence[float], mean: float, problems: int, completions: float) -> float:
     spread = pvariance(means, mean) / max(problems - 1, 1)
     if spread == 0.0:
         return problems

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from s2d.errors import InvalidPlan, S2DError
 from s2d.plan import defaults
 from s2d.plan.allocation import Allocation, allocate
 from s2d.plan.compatibility import check_models
-from s2d.plan.document import Data, GateC2, Gates, Hardware, Model, Plan, Stage, Training, Warning_
+from s2d.plan.document import (
+    Data,
+    GateC2,
+    Gates,
+    Grpo,
+    Hardware,
+    LabelAllocation,
+    Model,
+    Plan,
+    Stage,
+    Training,
+    Warning_,
+)
 from s2d.plan.hardware import from_request
 from s2d.plan.models import ModelPolicy, read_model
 from s2d.plan.request import DataSummary, PlanRequest
@@ -16,6 +30,8 @@ from s2d.plan.training import Setting
 
 #: Fewer distinct prompts than this make a thin bridge.
 FEW_BRIDGE_PROMPTS = 512
+#: Fewer problems in one GRPO step than this often leave a step without any signal.
+FEW_GROUPS = 8
 #: Characters per token: word pieces, or about one per character where the vocabulary is that small.
 CHARS_PER_TOKEN, SMALL_VOCABULARY = 3.5, 1024
 #: Mean prompt length where nothing is known of the data, tokens.
@@ -80,7 +96,7 @@ def make_plan(request: PlanRequest, data: DataSummary | None, hardware: Hardware
             *warnings,
             *_allocation_warnings(request, allocation),
             *_data_warnings(data, student, prompt, bridge),
-            *_stage_warnings(request, stages),
+            *_stage_warnings(request, stages, allocation.labels),
         ),
     ).sealed()
 
@@ -215,7 +231,30 @@ def _data_warnings(data: DataSummary | None, student: Model, prompt: int, bridge
     return tuple(found)
 
 
-def _stage_warnings(request: PlanRequest, stages: tuple[Stage, ...]) -> tuple[Warning_, ...]:
+def _thin_stages(stages: tuple[Stage, ...], allocated: LabelAllocation) -> Iterator[Warning_]:
+    """GRPO stages that do not come to all of their labels, or whose steps rest on very few groups."""
+    for stage in stages:
+        if not isinstance(stage, Grpo):
+            continue
+        drawn = stage.steps * stage.prompts_per_step
+        labels = sum(getattr(allocated, role) for role in stage.label_roles)
+        if drawn < labels:
+            yield Warning_(
+                code="unread_labels",
+                message=f"{stage.kind} draws {drawn:,} of its {labels:,} labels: give it more steps or prompts a step, "
+                "or give the labels to another use.",
+            )
+        if stage.prompts_per_step < FEW_GROUPS:
+            yield Warning_(
+                code="few_groups",
+                message=f"{stage.kind} has {stage.prompts_per_step} problems a step: groups that are all right or all "
+                "wrong teach nothing, so many steps may do little. More memory, LoRA or shorter completions give more.",
+            )
+
+
+def _stage_warnings(
+    request: PlanRequest, stages: tuple[Stage, ...], allocated: LabelAllocation
+) -> tuple[Warning_, ...]:
     found = []
     if request.rollout_engine == "vllm":
         found.append(
@@ -233,6 +272,7 @@ def _stage_warnings(request: PlanRequest, stages: tuple[Stage, ...]) -> tuple[Wa
                 message=f"Full fine-tuning of {', '.join(adapted)} does not fit in memory: LoRA is used there.",
             )
         )
+    found += _thin_stages(stages, allocated)
     low, high = (sum(getattr(stage.estimate.seconds, end) for stage in stages) for end in ("low", "high"))
     if high > LONG_SECONDS:
         found.append(

@@ -90,7 +90,7 @@ def _direct_grpo(setting: Setting, steps: int) -> Grpo:
         setting.student,
         roles if setting.labels.student_rl else roles[:1],
         ("base_student", "direct_grpo"),
-        why="Control: the same labels and as many updates as all RL stages of the workflow, on the student directly",
+        why="Control: the labels of all RL stages of the workflow, on the student directly",
         steps=steps,
     )
 

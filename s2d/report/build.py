@@ -151,6 +151,9 @@ def _provenance(layout: JobLayout, plan: Plan) -> Provenance:
     if plan.data.file_sha256:
         hashes["upload"] = plan.data.file_sha256
     return Provenance(
+        teacher=plan.teacher.name,
+        student=plan.student.name,
+        verifier=plan.verifier.name,
         plan_id=plan.id,
         plan_sha256=plan.content_hash(),
         data_sha256=hashes,

@@ -67,6 +67,9 @@ class Comparison(_Document):
 
 
 class Provenance(_Document):
+    teacher: str
+    student: str
+    verifier: str
     plan_id: str
     plan_sha256: str
     data_sha256: dict[str, str]

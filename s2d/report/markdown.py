@@ -101,6 +101,7 @@ def _provenance(report: Report) -> str:
     lines = [
         "## Provenance",
         "",
+        f"- teacher `{source.teacher}`, student `{source.student}`, verifier {source.verifier}",
         f"- plan `{source.plan_id}` (sha256 `{source.plan_sha256}`), seed {source.seed}, {source.created_at}",
         *(f"- {name}: sha256 `{digest}`" for name, digest in sorted(source.data_sha256.items())),
         "- " + ", ".join(f"{name} {number}" for name, number in source.versions.items()),

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from s2d.atomic import write_atomic
 from s2d.data.split import SplitReport, split
-from s2d.errors import FAILURE_CODES, S2DError, StageFailure
+from s2d.errors import FAILURE_CODES, InvalidPlan, ModelRefused, S2DError, StageFailure
 from s2d.events import NewEvent
 from s2d.plan.document import ModelRole, Plan, StageKind, Training
 from s2d.runner import child
@@ -207,9 +207,16 @@ def _ending(end: ChildEnd) -> str:
     return f"The stage's process ended with status {end.status} and left no result"
 
 
+def _code_of(err: S2DError) -> str:
+    """The job's code for an error that was made for a request: models are looked at again when a job starts."""
+    if isinstance(err, InvalidPlan | ModelRefused):
+        return "model"
+    return "data" if err.status < 500 else "stage_failed"
+
+
 def failure(err: S2DError) -> dict[str, Any]:
     """The document that a failed job carries: code, message, stage, step, last log lines and what to do."""
-    code = err.code if err.code in FAILURE_CODES else "data" if err.status < 500 else "stage_failed"
+    code = err.code if err.code in FAILURE_CODES else _code_of(err)
     return {
         "code": code,
         "message": err.message,

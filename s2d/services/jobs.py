@@ -98,6 +98,7 @@ def report_path(ctx: Context, job_id: str, name: str = "report.json") -> Path:
     path = ctx.settings.job_dir(job_id) / "report" / name
     if not path.is_file():
         raise NotFound(
-            f"Job {job_id!r} ({job.state}) has no {name}; it is written when the job ends.", code="report_not_ready"
+            f"Job {job_id!r} ({job.state}) has no {name}; it is written when a job succeeds or fails.",
+            code="report_not_ready",
         )
     return path

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
         return EXIT_INTERRUPTED
     except Exception as err:
         traceback.print_exc()
-        _fail(JobLayout(task.job_dir).stage(task.kind), rank, err)
+        _fail(JobLayout(task.job_dir).stage(task.kind), err)
         return 1
     return 0
 
@@ -84,8 +84,12 @@ def _entry(kind: StageKind) -> Callable[[StageRuntime], StageResult]:
             return evaluate.run
 
 
-def _fail(folder: Path, rank: int, err: Exception) -> None:
-    """Leave the reason. The first process of a launch to fail has it; what the others see is its absence."""
+def _fail(folder: Path, err: Exception) -> None:
+    """Leave the reason.
+
+    In a launch of several an unknown error is most often only the absence of another process: it leaves none, and the
+    runner takes it for a crash to resume from.
+    """
     code = _code(err)
     if code == "disk_full":
         # A checkpoint without a manifest is of no use, and without its space the reason could not be written.
@@ -93,7 +97,7 @@ def _fail(folder: Path, rank: int, err: Exception) -> None:
             if not (part / MANIFEST).exists():
                 shutil.rmtree(part, ignore_errors=True)
     error = StageError(code=code, message=str(err) or repr(err), step=getattr(err, "details", {}).get("step"))
-    if rank == 0 or code != "stage_failed":
+    if code != "stage_failed" or os.environ.get("WORLD_SIZE", "1") == "1":
         write_atomic(folder / "failure.json", error.model_dump_json())
 
 

@@ -50,6 +50,8 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     """Save the model, adapters merged, under `folder`; a folder of that name is always whole."""
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
+    # Training with checkpointed activations switches it off; whoever serves the model wants it.
+    model.config.use_cache = True
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, safe_serialization=True)

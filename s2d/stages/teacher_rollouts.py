@@ -54,8 +54,8 @@ def judge_c1(plan: Plan, before: Scores, after: Scores) -> GateResult:
     }
     message = (
         f"C1 {'holds' if passed else 'does not hold'}: teacher avg@{gate.k} {measured['before']:.3f} -> "
-        f"{measured['after']:.3f} on {len(before.means)} validation problems, gain {gain.mean:+.3f} "
-        f"[{gain.low:+.3f}, {gain.high:+.3f}] at {gate.confidence:.0%}, must exceed {gate.min_gain:+.3f}"
+        f"{measured['after']:.3f} on {len(before.means)} validation problems, gain {gain.mean:+.3f}, "
+        f"with {gate.confidence:.0%} confidence at least {gain.low:+.3f}; it must exceed {gate.min_gain:+.3f}"
     )
     return GateResult(gate="c1", passed=passed, measured=measured, message=message)
 

@@ -473,6 +473,9 @@ def test_the_report_is_shown_with_intervals_and_its_path(tmp_path: Path) -> None
         "labels": {"teacher_rl": 512, "student_rl": 512, "validation": 256, "test": 1000},
         "curves": {},
         "provenance": {
+            "teacher": "t",
+            "student": "s",
+            "verifier": "math",
             "plan_id": "plan_x",
             "plan_sha256": "x",
             "data_sha256": {},

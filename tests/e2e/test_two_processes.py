@@ -1,0 +1,83 @@
+"""Training stages in two processes under a launcher, one of which is killed: the job goes on and leaves nobody."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny import labels, plan_for
+
+from s2d.data.ingest import ingest
+from s2d.data.split import SplitReport
+from s2d.events import NewEvent
+from s2d.plan.document import Plan, Training
+from s2d.runner.child import Wish
+from s2d.runner.layout import JobLayout
+from s2d.runner.pipeline import Pipeline
+
+
+def two_devices(plan: Plan) -> Plan:
+    """The same optimizer steps, each process with half of the sequences. The planner itself plans CPUs as one."""
+    stages = tuple(
+        stage.model_copy(update={"per_device_batch_size": stage.per_device_batch_size // 2})
+        if isinstance(stage, Training)
+        else stage
+        for stage in plan.stages
+    )
+    hardware = plan.hardware.model_copy(update={"devices": 2})
+    return plan.model_copy(update={"stages": stages, "hardware": hardware}).sealed()
+
+
+def launch_on_cpu(devices: int) -> list[str]:
+    """What `accelerate launch --multi_gpu` runs, without its check that there are GPUs."""
+    if devices == 1:
+        return [sys.executable, "-m", "s2d.stages"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(devices)]
+    return [*launch, "--master_addr", "127.0.0.1", "--master_port", str(port), "--module", "s2d.stages"]
+
+
+class Host:
+    def __init__(self) -> None:
+        self.seen: list[NewEvent] = []
+        self.killed: int | None = None
+
+    def events(self, events: list[NewEvent]) -> None:
+        self.seen += events
+        steps = [event for event in events if event.type == "metrics" and event.stage == "teacher_rl"]
+        if self.killed is None and any(event.step == 3 for event in steps):
+            (launcher,) = (p for p in psutil.Process().children() if "torch.distributed.run" in p.cmdline())
+            rank = launcher.children()[-1]
+            self.killed = rank.pid
+            rank.kill()
+
+    def wish(self) -> Wish:
+        return "run"
+
+    def spend(self, split: SplitReport) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_a_crash_that_is_resumed_from(tmp_path: Path) -> None:
+    upload = labels(tmp_path / "labels.jsonl")
+    plan = two_devices(plan_for(upload, tmp_path))
+    rows, layout, host = tmp_path / "rows.jsonl", JobLayout(tmp_path / "job"), Host()
+    with upload.open("rb") as stream:
+        ingest(stream, rows)
+    outcome = Pipeline(plan, rows, layout, host, command=launch_on_cpu).run()
+    assert outcome.state == "succeeded", outcome.error
+    assert host.killed is not None
+    assert [event.message for event in host.seen if event.message.startswith("resuming")] == [
+        "resuming from checkpoint-2"
+    ]
+    folder = layout.stage("opd") / "checkpoints" / "checkpoint-4"
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(files), "the manifest waits for every process"
+    assert not [p for p in psutil.Process().children(recursive=True) if "s2d.stages" in " ".join(p.cmdline())]
