@@ -228,6 +228,15 @@ def test_a_mismatched_pair_is_refused_when_planning(client: Client, file_id: str
     assert "eos" in answer.json()["error"]["message"].lower()
 
 
+def test_human_written_problems_are_uploaded_and_planned(client: Client, gsm8k: Path) -> None:
+    upload = client.upload(gsm8k / "train.jsonl")
+    report = client.http.get(f"/files/{upload}").json()["report"]
+    assert (report["labeled"], report["unlabeled"], report["rejected"]) == (7473, 0, 0)
+    plan = client.http.get(f"/plans/{client.plan(upload)}").json()
+    assert plan["data"]["labeled"] == 7473
+    assert plan["data"]["labels"] == SHORT["labels"]
+
+
 def test_bad_uploads_and_strangers_are_refused_in_one_shape(client: Client) -> None:
     bad = client.http.post(
         "/files", files={"file": ("a.csv", b"problem,answer\n1+1,2\n")}, data={"purpose": "fine-tune"}
