@@ -76,6 +76,14 @@ class TooLarge(S2DError):
     code = "too_large"
 
 
+class TooManyRequests(S2DError):
+    """More at once than is served; worth trying again in a moment."""
+
+    status = 429
+    code = "too_many_requests"
+    retry_after_s = 1
+
+
 class Unavailable(S2DError):
     """A part that the request needs (broker, student server) is not up; worth trying again."""
 
@@ -100,6 +108,7 @@ FAILURE_CODES: dict[str, str] = {
     "disk_full": "Free disk space under the state folder, then resume the job.",
     "nan_loss": "Lower the learning rate of the stage, then start again.",
     "data": "The rows that the plan counts on are not in the file: see the message.",
+    "label_spent": "A stage would have read a label of another use: the job's folder was changed; start a new job.",
     "model": "A model could not be read or loaded, or is not allowed: see the message.",
     "verifier": "The verifier's processes could not be kept alive: see the log lines.",
     "lost_worker": "The worker was lost more often than the job may be tried again: look at the host, then resume.",

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     vllm_url: str | None = Field(default=None, description="Base URL of a running vLLM server.")
     serve_idle_s: float = Field(default=600.0, gt=0)
     serve_max_servers: int = Field(default=2, ge=1)
+    serve_max_requests: int = Field(default=128, ge=1, description="Requests that one student answers at once.")
 
     @property
     def database(self) -> str:

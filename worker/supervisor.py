@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
-from s2d.data.split import SplitReport
 from s2d.errors import S2DError
 from s2d.events import NewEvent
-from s2d.plan.document import Plan
+from s2d.plan.document import read_plan
+from s2d.plan.graph import Account
 from s2d.plan.recheck import check_models_again
 from s2d.runner.child import Wish
 from s2d.runner.layout import JobLayout
@@ -30,7 +30,7 @@ from s2d.services.progress import Progress
 from s2d.store import jobs, ledger, plans, students
 from s2d.store.events import LeaseLost
 from s2d.store.jobs import Claim
-from s2d.store.states import JobState
+from s2d.store.states import STOPPING, JobState
 from worker.tracker import Tracker
 
 _log = logging.getLogger("s2d.worker")
@@ -77,7 +77,7 @@ class Supervisor:
         try:
             with self._ctx.db.read() as session:
                 job = jobs.get(session, claim.job_id)
-                plan = Plan.model_validate(plans.get(session, job.plan_id).document)
+                plan = read_plan(plans.get(session, job.plan_id).document)
             tracker = Tracker(plan, Progress.model_validate(job.progress))
             host = _Host(self._ctx, claim, lease, tracker, self._draining)
             rows = settings.file_dir(job.file_id) / "rows.jsonl"
@@ -129,7 +129,7 @@ class _Lease:
         self._renewed = time.monotonic()
         self._thread = threading.Thread(target=self._renew, name=f"lease-{claim.job_id}", daemon=True)
         self._lost = False
-        self.cancelling = False
+        self.stopping = False
 
     def __enter__(self) -> _Lease:
         self._heartbeat.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ class _Lease:
                 continue
             # Counted from before the write: the lease in the database cannot end sooner than we believe.
             self._renewed = started
-            self.cancelling = state == "cancelling"
+            self.stopping = state in STOPPING
             self._heartbeat.touch()
 
 
@@ -200,14 +200,8 @@ class _Host:
     def wish(self) -> Wish:
         if self._lease.lost:
             raise LeaseLost(self._claim.job_id)
-        return "stop" if self._lease.cancelling or self._draining() else "run"
+        return "stop" if self._lease.stopping or self._draining() else "run"
 
-    def spend(self, split: SplitReport) -> None:
-        """Write every label's use into the ledger before any stage reads it."""
-
-        def write(session: Session) -> None:
-            for role, ids in split.ids.items():
-                if role != "prompts":
-                    ledger.spend(session, self._claim.job_id, role, ids)
-
-        self._lease.persist(write)
+    def spend(self, account: Account, role: str, labels: Sequence[str]) -> None:
+        """Write the labels into the ledger before the stage reads them. Raises Conflict and LeaseLost."""
+        self._lease.persist(lambda session: ledger.spend(session, self._claim, account, role, labels))

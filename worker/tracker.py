@@ -14,8 +14,8 @@ class Tracker:
     """Goes on from the progress that an earlier claim of the job left."""
 
     def __init__(self, plan: Plan, before: Progress) -> None:
-        self._expected: dict[str, Range] = {stage.kind: stage.estimate.seconds for stage in plan.stages}
-        fresh = tuple(StageProgress(kind=kind) for kind in plan.kinds())
+        self._expected: dict[str, Range] = {stage.id: stage.estimate.seconds for stage in plan.stages}
+        fresh = tuple(StageProgress(id=stage.id, kind=stage.kind) for stage in plan.stages)
         self._now = before if before.stages else Progress(stages=fresh)
         self._began = time.monotonic()
         self._began_at_step = 0
@@ -51,19 +51,19 @@ class Tracker:
             self._change(event.stage, steps=step, tokens=event.data["tokens"])
         self._now = self._now.model_copy(update=changes)
 
-    def _of(self, kind: str | None) -> StageProgress:
-        return next(stage for stage in self._now.stages if stage.kind == kind)
+    def _of(self, name: str | None) -> StageProgress:
+        return next(stage for stage in self._now.stages if stage.id == name)
 
-    def _change(self, kind: str | None, **changes: Any) -> None:
-        stages = tuple(stage.model_copy(update=changes) if stage.kind == kind else stage for stage in self._now.stages)
+    def _change(self, name: str | None, **changes: Any) -> None:
+        stages = tuple(stage.model_copy(update=changes) if stage.id == name else stage for stage in self._now.stages)
         self._now = self._now.model_copy(update={"stages": stages})
 
     def _eta(self) -> EtaRange | None:
         """The rest of this stage at its own pace, plus the plan's ranges for the stages to come, scaled by how the
         finished ones compare with theirs."""
-        waiting = [stage.kind for stage in self._now.stages if stage.state == "pending"]
-        low = sum(self._expected[kind].low for kind in waiting)
-        high = sum(self._expected[kind].high for kind in waiting)
+        waiting = [stage.id for stage in self._now.stages if stage.state == "pending"]
+        low = sum(self._expected[name].low for name in waiting)
+        high = sum(self._expected[name].high for name in waiting)
         scale = self._scale()
         current = self._rest_of_stage()
         if current is None:
@@ -84,8 +84,8 @@ class Tracker:
         """Both ends are drawn towards what was seen: a range that was wrong so far is not believed further on."""
         finished = [stage for stage in self._now.stages if stage.state == "succeeded" and stage.seconds]
         seen = sum(stage.seconds for stage in finished)
-        low = sum(self._expected[stage.kind].low for stage in finished)
-        high = sum(self._expected[stage.kind].high for stage in finished)
+        low = sum(self._expected[stage.id].low for stage in finished)
+        high = sum(self._expected[stage.id].high for stage in finished)
         if not finished:
             return 1.0, 1.0
         return max(1.0, seen / high) if high else 1.0, min(1.0, seen / low) if low else 1.0

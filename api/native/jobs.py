@@ -69,6 +69,8 @@ class Job(BaseModel):
         progress = Progress.model_validate(row.progress)
         if row.state in FINAL:
             progress = progress.ended(row.state, row.finished_at)
+        elif row.state == "paused":
+            progress = progress.held()
         return cls(
             id=row.id,
             name=row.name,
@@ -88,6 +90,18 @@ class Job(BaseModel):
             student=row.student_id,
             error=JobError.of(row.error) if row.error else None,
         )
+
+
+class SpentLabels(BaseModel):
+    arm: str = Field(description="`workflow`, or the control whose account it is.")
+    stage: str
+    role: str = Field(description="What they were set aside for.")
+    labels: int
+
+
+class Labels(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[SpentLabels]
 
 
 @router.post("", status_code=202)
@@ -125,6 +139,24 @@ def retrieve(ctx: ContextDep, job_id: Id) -> Job:
 def cancel(ctx: ContextDep, job_id: Id) -> Job:
     """Cancel a job: at once while it is queued, else as soon as its worker has stopped. Asking again is harmless."""
     return Job.of(jobs.cancel(ctx, job_id))
+
+
+@router.post("/{job_id}/pause", status_code=202)
+def pause(ctx: ContextDep, job_id: Id) -> Job:
+    """Hold a job: at once while it is queued, else as soon as its stage has saved a checkpoint and stopped."""
+    return Job.of(jobs.pause(ctx, job_id))
+
+
+@router.post("/{job_id}/resume", status_code=202)
+def resume(ctx: ContextDep, job_id: Id) -> Job:
+    """Queue a paused, failed or cancelled job again. It goes on from its last whole checkpoint."""
+    return Job.of(jobs.resume(ctx, job_id))
+
+
+@router.get("/{job_id}/labels")
+def labels(ctx: ContextDep, job_id: Id) -> Labels:
+    """Who has spent how many labels so far: the ledger, by arm, stage and use."""
+    return Labels(data=[SpentLabels(**entry._asdict()) for entry in jobs.labels(ctx, job_id)])
 
 
 @router.get(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +24,8 @@ UNITS = {"forward_kl": " nats", "reverse_kl": " nats"}
 class Row:
     """One stage. Times are seconds since the epoch."""
 
-    kind: str
+    name: str
+    kind: str = ""
     state: RowState = "waiting"
     step: int | None = None
     steps: int | None = None
@@ -51,7 +52,7 @@ class Row:
     def line(self) -> str:
         """The row as plain text."""
         seconds = f"{self.elapsed:.0f} s" if self.elapsed is not None else ""
-        return "  ".join(part for part in (self.kind, self.state, self.count, self.told, seconds) if part)
+        return "  ".join(part for part in (self.name, self.state, self.count, self.told, seconds) if part)
 
 
 @dataclass
@@ -62,9 +63,9 @@ class Board:
     state: str = "queued"
 
     @classmethod
-    def of(cls, kinds: Iterable[str]) -> Board:
-        """A board that shows the stages that are yet to come."""
-        return cls({kind: Row(kind) for kind in kinds})
+    def of(cls, kinds: Mapping[str, str]) -> Board:
+        """A board that shows the stages that are yet to come: id -> kind."""
+        return cls({name: Row(name, kind) for name, kind in kinds.items()})
 
     @property
     def running(self) -> Row | None:
@@ -107,8 +108,8 @@ class Board:
         if event["type"] == "metrics":
             row.metric = _main_metric(row.kind, data["metrics"]) or row.metric
 
-    def _row(self, kind: str) -> Row:
-        return self.rows.setdefault(kind, Row(kind))
+    def _row(self, name: str) -> Row:
+        return self.rows.setdefault(name, Row(name))
 
 
 def _main_metric(kind: str, metrics: Mapping[str, Any]) -> str:

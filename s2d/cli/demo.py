@@ -101,7 +101,7 @@ def _show_plan(console: Console, plan: Plan, page: Path) -> None:
     console.print(
         f"Plan {plan.id}: {labels.teacher_rl:,} labels for the teacher, {labels.student_rl:,} held out for the "
         f"student, {labels.validation:,} for the gates, {labels.test:,} for the test; "
-        f"{plan.data.bridge_prompts:,} prompts for the bridge.\n  {' → '.join(stage.kind for stage in stages)}\n"
+        f"{plan.data.bridge_prompts:,} prompts for the bridge.\n  {' → '.join(stage.id for stage in stages)}\n"
         f"  {low:.1f} to {high:.1f} minutes by an uncalibrated estimate. The whole plan: {page}"
     )
 

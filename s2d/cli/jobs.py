@@ -93,13 +93,27 @@ def cancel(job_id: JobId, url: Url = None, key: Key = None, state_dir: StateDir 
         typer.echo(client.post(f"/v1/jobs/{job_id}/cancel")["state"])
 
 
+@app.command()
+def pause(job_id: JobId, url: Url = None, key: Key = None, state_dir: StateDir = None) -> None:
+    """Hold a job: at once while it waits, else as soon as its stage has saved a checkpoint."""
+    with _connect(url, key, state_dir) as client:
+        typer.echo(client.post(f"/v1/jobs/{job_id}/pause")["state"])
+
+
+@app.command()
+def resume(job_id: JobId, url: Url = None, key: Key = None, state_dir: StateDir = None) -> None:
+    """Let a paused, failed or cancelled job go on from its last whole checkpoint."""
+    with _connect(url, key, state_dir) as client:
+        typer.echo(client.post(f"/v1/jobs/{job_id}/resume")["state"])
+
+
 def follow(client: Client, job_id: str, screen: Console, alive: Any = lambda: None) -> dict[str, Any]:
     """Show a job's progress until it ends, then how it ended; the job. `alive` is called now and then and may raise."""
     from s2d.cli.outcome import show_end
     from s2d.cli.progress import Progress
 
     plan = client.get(f"/v1/plans/{client.get(f'/v1/jobs/{job_id}')['plan']}")
-    with Progress(screen, [stage["kind"] for stage in plan["stages"]]) as progress:
+    with Progress(screen, {stage["id"]: stage["kind"] for stage in plan["stages"]}) as progress:
         for event in client.events(job_id):
             alive()
             if event is not None:

@@ -14,7 +14,6 @@ from s2d.errors import InvalidPlan
 
 if TYPE_CHECKING:
     from s2d.plan.document import Plan
-    from s2d.plan.request import DataSummary
     from s2d.settings import Settings
 
 
@@ -31,11 +30,17 @@ def plan(
         str | None, typer.Option(help="JSONL file of problems; with --remote the id of an uploaded one.")
     ] = None,
     labels: Annotated[int | None, typer.Option(min=1, help="Problems with an answer that may be used.")] = None,
-    verifier: Annotated[str | None, typer.Option(help="What grades an answer: math, exact, numeric, choice.")] = None,
+    verifier: Annotated[str | None, typer.Option(help="What grades an answer, such as math or exact.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; detected when not given.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="GPUs that train.")] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU to plan for, such as H100.")] = None,
     memory_gib: Annotated[float | None, typer.Option(help="Memory of one device, GiB.")] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help="A control arm, such as direct_grpo; may be given several times.")
+    ] = None,
+    compute_matched: Annotated[
+        bool | None, typer.Option("--compute-matched", help="Controls also go on to equal FLOPs.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Every other seed is derived from it.")] = None,
     options: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="JSON object with any field of POST /v1/plans.")
@@ -51,7 +56,14 @@ def plan(
     from s2d.cli.configuration import read_settings
 
     hardware = {"device": device, "devices": devices, "name": gpu, "memory_gib": memory_gib}
-    given = {"teacher": teacher, "student": student, "labeled_budget": labels, "verifier": verifier, "seed": seed}
+    given: dict[str, Any] = {
+        "teacher": teacher,
+        "student": student,
+        "labeled_budget": labels,
+        "verifier": verifier,
+        "seed": seed,
+    }
+    given |= {"controls": control or None, "compute_matched": compute_matched}
     fields = _merged(_read_options(options), given | {"training_file": file}, hardware)
     settings = read_settings(state_dir=state_dir)
     made = _by_service(settings, url, key, fields) if remote else make_local(settings, fields)
@@ -81,32 +93,13 @@ def make_local(settings: Settings, fields: dict[str, Any]) -> Plan:
     from s2d.plan.models import ModelPolicy
     from s2d.plan.request import read_request
     from s2d.plan.service import make_plan
+    from s2d.runner.local import summary_of
 
     request = read_request(fields)
-    data = _summary(Path(request.training_file)) if request.training_file else None
+    data = summary_of(Path(request.training_file)) if request.training_file else None
     # Whoever types here may read their own files anyway; the allowed folders are for those who call the service.
     policy = ModelPolicy(roots=(Path("/"),), allow_hub=settings.allow_hub)
     return make_plan(request, data, detect(), policy)
-
-
-def _summary(file: Path) -> DataSummary:
-    import tempfile
-
-    from s2d.data.ingest import ingest
-    from s2d.data.summary import summarize
-    from s2d.plan.request import DataSummary
-
-    with tempfile.TemporaryDirectory() as folder, file.open("rb") as stream:
-        rows = Path(folder) / "rows.jsonl"
-        report, counted = ingest(stream, rows), summarize(rows)
-    return DataSummary(
-        file_id=file.name,
-        sha256=report.sha256,
-        labeled=report.labeled,
-        unlabeled=report.unlabeled,
-        mean_prompt_chars=counted.prompt_chars_mean,
-        p95_prompt_chars=counted.prompt_chars_p95,
-    )
 
 
 def _by_service(settings: Settings, url: str | None, key: str | None, fields: dict[str, Any]) -> Plan:

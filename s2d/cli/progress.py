@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
@@ -27,8 +27,8 @@ MARKS = {"waiting": Text(" ·", "dim"), "succeeded": Text(" ✓", "green"), "fai
 class Progress:
     """Shows the events that `take` is given, between entering and leaving. `take` may be called from one thread."""
 
-    def __init__(self, console: Console, kinds: Iterable[str] = ()) -> None:
-        self.board = Board.of(kinds)
+    def __init__(self, console: Console, kinds: Mapping[str, str] | None = None) -> None:
+        self.board = Board.of(kinds or {})
         self._console = console
         self._lock = threading.Lock()
         # Two, because a spinner cannot lose its text again.
@@ -92,7 +92,7 @@ class Progress:
         for row in rows:
             mark = self._spinner if row.state == "running" else MARKS[row.state]
             elapsed = f"{row.elapsed:.0f} s" if row.elapsed is not None else ""
-            table.add_row(mark, row.kind, _bar(row), row.count, Text(elapsed, "dim"), row.told)
+            table.add_row(mark, row.name, _bar(row), row.count, Text(elapsed, "dim"), row.told)
         return table
 
 

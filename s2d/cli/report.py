@@ -38,7 +38,7 @@ def _arms(arms: Sequence[ArmResult]) -> Table:
 def _stages(stages: Sequence[StageSummary]) -> Table:
     made = _table("Stages", "stage", "steps", "tokens", "seconds")
     for stage in stages:
-        made.add_row(stage.kind, f"{stage.steps:,}", f"{stage.tokens:,}", f"{stage.seconds:,.0f}")
+        made.add_row(stage.id, f"{stage.steps:,}", f"{stage.tokens:,}", f"{stage.seconds:,.0f}")
     return made
 
 

@@ -31,7 +31,7 @@ def train(
     found = load_plan(plan.read_bytes())
     _check_folder(out, resume)
     console = output.console()
-    with _stop_on_signal() as stopping, Progress(console, found.kinds()) as progress:
+    with _stop_on_signal() as stopping, Progress(console, {stage.id: stage.kind for stage in found.stages}) as progress:
         outcome = run_plan(found, file, out, progress.take, stopping=stopping)
     show_end(console, outcome.state, outcome.error)
     if outcome.report is not None:

@@ -13,7 +13,8 @@ from s2d.verifiers.extract import final_answer, last_boxed, unwrap
 MAX_ANSWER_CHARS = 200
 MAX_ANSWER_WORDS = 12
 
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+# A word stands free, after a space or a bracket: the edges of the graph ab.bc>ac are no prose.
+_WORD = re.compile(r"(?<![^\s(])[A-Za-z]{2,}")
 _AMOUNT = re.compile(
     r"\\?[$€£]?\s?(?P<sign>-?)\\?[$€£]?(?P<number>[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]*\.?[0-9]+)"
 )

@@ -83,11 +83,18 @@ def _logits(model: PreTrainedModel, prompt: Sequence[int], completion: Sequence[
 
 
 def _sums(s_KV: torch.Tensor, t_KV: torch.Tensor, temperature: float) -> torch.Tensor:
-    """(4,): reverse KL, forward KL, student entropy and top-token agreement, summed over the K tokens."""
+    """(4,): `per_token`, summed over the K tokens."""
+    return torch.stack([values_K.sum() for values_K in per_token(s_KV, t_KV, temperature)])
+
+
+def per_token(
+    s_KV: torch.Tensor, t_KV: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(K,) each: reverse KL, forward KL, student entropy, and whether both have the same top token."""
     log_s_KV, log_t_KV = (torch.log_softmax(logits.float() / temperature, dim=-1) for logits in (s_KV, t_KV))
     gap_KV = log_s_KV - log_t_KV
     reverse_K = (log_s_KV.exp() * gap_KV).sum(-1)
     forward_K = (log_t_KV.exp() * -gap_KV).sum(-1)
     entropy_K = -(log_s_KV.exp() * log_s_KV).sum(-1)
     agree_K = (log_s_KV.argmax(-1) == log_t_KV.argmax(-1)).float()
-    return torch.stack([reverse_K.sum(), forward_K.sum(), entropy_K.sum(), agree_K.sum()])
+    return reverse_K, forward_K, entropy_K, agree_K

@@ -46,4 +46,5 @@ def score(
         completion_tokens=sum(len(rollout.ids) for rollout in flat),
         truncated=sum(rollout.truncated for rollout in flat) / len(flat),
         seconds=time.monotonic() - started,
+        prompt_tokens=k * sum(len(problem.ids) for problem in problems),
     )

@@ -20,6 +20,7 @@ class Scores:
     completion_tokens: int
     truncated: float
     seconds: float
+    prompt_tokens: int = 0
 
     @property
     def means(self) -> list[float]:
@@ -31,4 +32,4 @@ class Scores:
 
 def load_scores(path: Path) -> Scores:
     document = json.loads(path.read_text())
-    return Scores(**{name: document[name] for name in Scores.__dataclass_fields__})
+    return Scores(**{name: document[name] for name in Scores.__dataclass_fields__ if name in document})

@@ -12,18 +12,33 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from s2d.errors import InvalidPlan
+from s2d.plan.graph import WORKFLOW, check_stages, lineage
 from s2d.verifiers.base import VerifierSpec
 
-SCHEMA_VERSION = "s2d.plan/1"
+SCHEMA_VERSION = "s2d.plan/2"
 
-Arm = Literal["workflow", "direct_grpo"]
-StageKind = Literal["teacher_rl", "teacher_rollouts", "warmup", "opd", "student_rl", "direct_grpo", "evaluate"]
-ModelRole = Literal[
-    "base_teacher", "rl_teacher", "base_student", "warmup_student", "opd_student", "rl_student", "direct_grpo"
+Control = Literal[
+    "direct_grpo",
+    "raw_teacher_bridge",
+    "opd_only",
+    "warmup_only",
+    "cold_student_rl",
+    "replay",
+    "replay_labels",
+    "labeled_bridge",
 ]
+"""The control arms, see `s2d.plan.controls`."""
+
+StageKind = Literal[
+    "teacher_rl", "teacher_rollouts", "warmup", "opd", "student_rl", "direct_grpo", "select", "evaluate"
+]
+"""What a stage does. Several stages of a plan may do the same for different arms; their ids differ."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+"""The name of a stage, a model or an arm: also the name of its folder."""
 
 
 class Frozen(BaseModel):
@@ -101,6 +116,35 @@ class Lora(Frozen):
     target_modules: Literal["all-linear"] = "all-linear"
 
 
+#: What a chat template has from jinja or from transformers, and jinja's own words.
+_FROM_JINJA = ("range", "dict", "lipsum", "cycler", "joiner", "namespace", "self", "loop", "super", "caller")
+_FROM_TRANSFORMERS = ("messages", "add_generation_prompt", "tools", "documents", "raise_exception", "strftime_now")
+_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
+_WORDS = ("true", "false", "none", "and", "or", "not", "in", "is", "if", "elif", "else", "for", "recursive", "import")
+RESERVED = frozenset((*_FROM_JINJA, *_FROM_TRANSFORMERS, *_TOKENS, *_WORDS, "from", "as", "with", "without", "context"))
+
+
+class Prompting(Frozen):
+    """What is added to every prompt, in training, in evaluation and when the student is served."""
+
+    system: str | None = Field(
+        default=None, min_length=1, max_length=20_000, description="System message of prompts that have none."
+    )
+    suffix: str | None = Field(
+        default=None, min_length=1, max_length=20_000, description="Added to the last user message as it stands."
+    )
+    template: dict[
+        Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$")],
+        bool | int | float | Annotated[str, StringConstraints(max_length=1000)],
+    ] = Field(default={}, max_length=16, description="Arguments of the chat template, such as enable_thinking: false.")
+
+    @model_validator(mode="after")
+    def _leaves_the_conversation_alone(self) -> Prompting:
+        if taken := RESERVED & set(self.template):
+            raise ValueError(f"prompt.template cannot set {', '.join(sorted(taken))}")
+        return self
+
+
 class Sampling(Frozen):
     """How rollouts are drawn in training. T = 1 and no filter: the policy's own distribution."""
 
@@ -121,6 +165,10 @@ class Optim(Frozen):
     beta2: float = Field(default=0.999, ge=0, lt=1)
 
 
+PromptPool = Literal["bridge", "teacher_rl"]
+"""`bridge`: all prompts of the bridge. `teacher_rl`: those of stage 1's labels alone."""
+
+
 class Estimate(Frozen):
     """What a stage is expected to take: ranges, with the formula's inputs in docs/plan.md."""
 
@@ -130,6 +178,10 @@ class Estimate(Frozen):
 
 
 class StageBase(Frozen):
+    """What every stage has. A stage of the workflow has the id of its kind."""
+
+    id: Name
+    arm: Name = Field(default=WORKFLOW, description="Whose account the stage's labels and gates go to.")
     seed: int
     estimate: Estimate
     why: str = Field(description="One sentence: why this stage has these numbers.")
@@ -138,9 +190,19 @@ class StageBase(Frozen):
 class Training(StageBase):
     """What every training stage has. `sequences_per_step` completions make one optimizer step."""
 
-    trains: ModelRole = Field(description="The model that this stage produces.")
-    starts_from: ModelRole
+    trains: Name = Field(description="The model that this stage produces.")
+    starts_from: Name
     steps: int = Field(ge=1, description="Optimizer steps.")
+    matches: tuple[Name, ...] = Field(
+        default=(),
+        description="A control makes as many steps as these stages have really made together; `steps` is what the plan "
+        "expects of them.",
+    )
+    compute_of: Name | None = Field(
+        default=None,
+        description="A control goes on until the FLOPs behind its model equal those behind this model; `steps` is an "
+        "estimate.",
+    )
     optim: Optim
     sampling: Sampling = Sampling()
     per_device_batch_size: int = Field(ge=1, description="Sequences in one forward pass on one device.")
@@ -169,7 +231,8 @@ class TeacherRollouts(StageBase):
     """Teacher rollouts for the warmup: generated once, kept on disk with their provenance, reused."""
 
     kind: Literal["teacher_rollouts"] = "teacher_rollouts"
-    teacher: ModelRole = "rl_teacher"
+    teacher: Name = "rl_teacher"
+    pool: PromptPool = "bridge"
     prompts: int = Field(ge=1, description="Distinct prompts.")
     samples_per_prompt: int = Field(default=1, ge=1)
     sampling: Sampling = Sampling()
@@ -177,36 +240,71 @@ class TeacherRollouts(StageBase):
     dtype: Literal["float32", "bfloat16"]
 
 
-class Warmup(Training):
+class Distillation(Training):
+    """What both halves of the dense bridge share."""
+
+    teacher: Name = "rl_teacher"
+    sequences_per_step: int = Field(ge=1, description="Rollouts in one step.")
+    token_share: float = Field(
+        default=1.0, gt=0, le=1, description="Share of each rollout's tokens that is trained on, the most informative."
+    )
+    prefix_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Rollouts end after this share of max_completion_tokens; a student may forget what comes after.",
+    )
+
+
+class Warmup(Distillation):
     """Stage 2a: forward KL on stored teacher rollouts, at least `steps`, on until C2 holds, at most `max_steps`."""
 
     kind: Literal["warmup"] = "warmup"
-    teacher: ModelRole = "rl_teacher"
-    sequences_per_step: int = Field(ge=1)
+    rollouts: Name = Field(default="teacher_rollouts", description="The stage whose stored rollouts it reads.")
     max_steps: int = Field(ge=1)
     check_every: int = Field(ge=1, description="Steps between C2 measurements once `steps` are done.")
+    score_once: bool = Field(
+        default=False, description="The teacher reads each rollout once; its hidden states are kept on disk meanwhile."
+    )
 
 
-class Opd(Training):
-    """Stage 2b: full-vocabulary reverse KL on the student's own rollouts."""
+class Opd(Distillation):
+    """Stage 2b: full-vocabulary reverse KL on the student's own rollouts, one a prompt."""
 
     kind: Literal["opd"] = "opd"
-    teacher: ModelRole = "rl_teacher"
-    sequences_per_step: int = Field(ge=1, description="One rollout a prompt.")
+    pool: PromptPool = "bridge"
+    extrapolate: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(
+        default=(),
+        max_length=8,
+        description="Rising factors a by which the whole update may be prolonged at the end, start + (1 + a)(end - "
+        "start), tried until the reverse KL on held-out prompts rises; the lowest is kept, that of a = 0 included.",
+    )
+
+
+class Select(StageBase):
+    """Keeps the candidate with the best avg@k on the validation labels, the first of equals."""
+
+    kind: Literal["select"] = "select"
+    candidates: tuple[Name, ...] = Field(min_length=2)
+    keeps_as: Name = Field(description="The name under which the best one is kept.")
+    k: int = Field(ge=1, description="Completions per validation problem.")
+    sampling: Sampling
+    batch_size: int = Field(ge=1)
+    dtype: Literal["float32", "bfloat16"]
 
 
 class Evaluate(StageBase):
     """avg@k and pass@k on the test labels, for every model of the job."""
 
     kind: Literal["evaluate"] = "evaluate"
-    models: tuple[ModelRole, ...]
+    models: tuple[Name, ...]
     k: int = Field(ge=1, description="Completions per problem.")
     sampling: Sampling
     batch_size: int = Field(ge=1)
     dtype: Literal["float32", "bfloat16"]
 
 
-Stage = Annotated[Grpo | TeacherRollouts | Warmup | Opd | Evaluate, Field(discriminator="kind")]
+Stage = Annotated[Grpo | TeacherRollouts | Warmup | Opd | Select | Evaluate, Field(discriminator="kind")]
 
 
 class GateC1(Frozen):
@@ -218,9 +316,12 @@ class GateC1(Frozen):
 
 
 class GateC2(Frozen):
-    """C2: before OPD, reverse KL(student ‖ teacher) per token on student rollouts is at most `max_kl`, nats."""
+    """C2: before OPD, on student rollouts, KL(student ‖ teacher) is low and the two agree on the likeliest token."""
 
-    max_kl: float = Field(default=0.5, gt=0, description="Mean nats per completion token.")
+    max_kl: float = Field(default=0.5, gt=0, description="Mean nats per completion token, at most.")
+    min_agreement: float = Field(
+        default=0.7, ge=0, le=1, description="Share of tokens at which both have the same top token, at least."
+    )
     prompts: int = Field(default=128, ge=1)
 
 
@@ -240,7 +341,7 @@ class Warning_(Frozen):  # noqa: N801 (the builtin has the name)
 class Plan(Frozen):
     """The staged plan. Frozen; `id` is derived from everything else."""
 
-    schema_version: Literal["s2d.plan/1"] = "s2d.plan/1"
+    schema_version: Literal["s2d.plan/2"] = "s2d.plan/2"
     id: str = ""
     seed: int
     teacher: Model
@@ -248,6 +349,7 @@ class Plan(Frozen):
     verifier: VerifierSpec
     data: Data
     hardware: Hardware
+    prompt: Prompting = Prompting()
     max_prompt_tokens: int = Field(ge=1, description="Longer prompts are dropped and counted.")
     max_completion_tokens: int = Field(ge=1)
     rollout_engine: Literal["transformers", "vllm"] = Field(
@@ -255,7 +357,7 @@ class Plan(Frozen):
     )
     stages: tuple[Stage, ...]
     gates: Gates
-    controls: tuple[Literal["direct_grpo"], ...] = ()
+    controls: tuple[Control, ...] = ()
     warnings: tuple[Warning_, ...] = ()
 
     def content_hash(self) -> str:
@@ -267,19 +369,49 @@ class Plan(Frozen):
         """This plan with its id set from its content."""
         return self.model_copy(update={"id": f"plan_{self.content_hash()[:24]}"})
 
-    def stage(self, kind: StageKind) -> Any:
-        """The stage of this kind.
+    def stage(self, name: str) -> Any:
+        """The stage with this id.
 
         Raises:
             KeyError: the plan has none.
         """
         for stage in self.stages:
-            if stage.kind == kind:
+            if stage.id == name:
                 return stage
-        raise KeyError(kind)
+        raise KeyError(name)
 
-    def kinds(self) -> Iterator[StageKind]:
-        return (stage.kind for stage in self.stages)
+    def ids(self) -> Iterator[str]:
+        """The ids of the stages, in the order in which they run."""
+        return (stage.id for stage in self.stages)
+
+    @property
+    def product(self) -> str:
+        """The model that the workflow ends with."""
+        return "rl_student" if "student_rl" in self.ids() else "opd_student"
+
+    def lineage(self, model: str) -> tuple[str, ...]:
+        """The ids of the stages behind a model, in order: its own, its teacher's, and those of its stored rollouts."""
+        return lineage(self.stages, model)
+
+    @model_validator(mode="after")
+    def _sound(self) -> Plan:
+        check_stages(self.stages)
+        return self
+
+
+def read_plan(document: dict[str, Any]) -> Plan:
+    """A plan that the database has kept.
+
+    Raises:
+        InvalidPlan: code "plan_outdated"; another version of s2d made it.
+    """
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise InvalidPlan(
+            "This plan was made by another version of s2d. Ask for a new one with the same request.",
+            code="plan_outdated",
+            param="plan",
+        )
+    return Plan.model_validate(document)
 
 
 def load_plan(text: str | bytes) -> Plan:

@@ -5,11 +5,16 @@ The ranges repeat those of `document`, so that a bad value is refused in the req
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from s2d.plan.document import Frozen
+from s2d.plan.document import Control, Frozen
+
+#: The controls that can be matched in compute as well as in updates.
+COMPUTE_MATCHED: tuple[Control, ...] = ("direct_grpo", "raw_teacher_bridge", "opd_only", "warmup_only")
+#: Learning rates that the direct control may be given to choose from.
+MAX_RATES = 8
 
 
 class Overrides(Frozen):
@@ -55,16 +60,50 @@ class GrpoOverrides(TrainingOverrides):
     loss_type: Literal["dapo", "grpo", "dr_grpo"] | None = None
 
 
+class DirectGrpoOverrides(GrpoOverrides):
+    learning_rates: tuple[float, ...] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=MAX_RATES,
+        description="Try each of these and keep the best on the validation labels: a fair chance for the control.",
+    )
+
+    @model_validator(mode="after")
+    def _sound(self) -> DirectGrpoOverrides:
+        if self.learning_rates is None:
+            return self
+        if self.learning_rate is not None:
+            raise ValueError("give learning_rate or learning_rates, not both")
+        if len(set(self.learning_rates)) < len(self.learning_rates) or not all(0 < r <= 1 for r in self.learning_rates):
+            raise ValueError("learning_rates must be different numbers over 0, at most 1")
+        return self
+
+
 class TeacherRolloutsOverrides(SamplingOverrides):
     prompts: int | None = Field(default=None, ge=1, description="Distinct prompts.")
     samples_per_prompt: int | None = Field(default=None, ge=1, le=1024)
     batch_size: int | None = Field(default=None, ge=1, description="Completions generated together.")
 
 
-class WarmupOverrides(TrainingOverrides):
+class DistillationOverrides(TrainingOverrides):
+    token_share: float | None = Field(
+        default=None, gt=0, le=1, description="Share of each rollout's tokens that is trained on, the most informative."
+    )
+    prefix_share: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Rollouts end after this share of max_completion_tokens; a student may forget what comes after.",
+    )
+
+
+class WarmupOverrides(DistillationOverrides):
     sequences_per_step: int | None = Field(default=None, ge=1, description="Teacher rollouts in one step.")
     max_steps: int | None = Field(default=None, ge=1, description="Where the warmup ends even if C2 fails.")
     check_every: int | None = Field(default=None, ge=1, description="Steps between C2 measurements.")
+    score_once: bool | None = Field(
+        default=None, description="The teacher reads each rollout once; its hidden states are kept on disk meanwhile."
+    )
 
     @model_validator(mode="after")
     def _cap_is_last(self) -> WarmupOverrides:
@@ -73,8 +112,21 @@ class WarmupOverrides(TrainingOverrides):
         return self
 
 
-class OpdOverrides(TrainingOverrides):
+class OpdOverrides(DistillationOverrides):
     sequences_per_step: int | None = Field(default=None, ge=1, description="Student rollouts in one step.")
+    extrapolate: tuple[Annotated[float, Field(gt=0, le=10)], ...] | None = Field(
+        default=None,
+        max_length=8,
+        description="Rising factors by which the update may be prolonged at the end, tried until the reverse KL on "
+        "held-out prompts rises.",
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> OpdOverrides:
+        factors = self.extrapolate or ()
+        if list(factors) != sorted(set(factors)):
+            raise ValueError("extrapolate must rise from factor to factor")
+        return self
 
 
 class EvaluateOverrides(SamplingOverrides):
@@ -90,5 +142,5 @@ class StageOverrides(Frozen):
     warmup: WarmupOverrides | None = None
     opd: OpdOverrides | None = None
     student_rl: GrpoOverrides | None = None
-    direct_grpo: GrpoOverrides | None = None
+    direct_grpo: DirectGrpoOverrides | None = None
     evaluate: EvaluateOverrides | None = None

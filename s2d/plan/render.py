@@ -9,7 +9,20 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from s2d.plan.document import Evaluate, Grpo, Model, Plan, Range, Stage, TeacherRollouts, Training, Warmup
+from s2d.plan.document import (
+    Evaluate,
+    Grpo,
+    Model,
+    Opd,
+    Plan,
+    Prompting,
+    Range,
+    Select,
+    Stage,
+    TeacherRollouts,
+    Training,
+    Warmup,
+)
 
 _COLUMNS = ("#", "stage", "trains", "labels", "steps", "sequences a step", "learning rate", "memory/device", "time")
 
@@ -23,7 +36,7 @@ def to_markdown(plan: Plan) -> str:
         _table(_COLUMNS, [_row(plan, i, stage) for i, stage in enumerate(plan.stages, 1)]),
         _total(plan),
         "## Why",
-        "\n".join(f"- **{stage.kind}**: {stage.why}" for stage in plan.stages),
+        "\n".join(f"- **{stage.id}**: {stage.why}" for stage in plan.stages),
         "## Labels",
         _table(("use", "labels"), _labels(plan)),
         "## Gates",
@@ -45,7 +58,7 @@ def to_rich(plan: Plan) -> RenderableType:
     stages = Table(*_COLUMNS, title="Stages", title_justify="left")
     for number, stage in enumerate(plan.stages, 1):
         stages.add_row(*_row(plan, number, stage))
-    whys = [Text(f"{stage.kind}: {stage.why}") for stage in plan.stages]
+    whys = [Text(f"{stage.id}: {stage.why}") for stage in plan.stages]
     gates = [Text(line) for line in _gates(plan)]
     warnings = [Text(f"! {warning.message}", style="yellow") for warning in plan.warnings]
     body = Group(facts, Text(), labels, Text(), stages, Text(_total(plan)), Text(), *whys, Text(), *gates, *warnings)
@@ -70,8 +83,15 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
             "tokens",
             f"prompts of at most {plan.max_prompt_tokens:,}, completions of at most {plan.max_completion_tokens:,}",
         ),
+        *(("prompt", line) for line in _prompting(plan.prompt)),
         ("seed", str(plan.seed)),
     ]
+
+
+def _prompting(prompt: Prompting) -> list[str]:
+    told = [("system message", prompt.system), ("added to the last message", prompt.suffix)]
+    arguments = ", ".join(f"{name}: {value}" for name, value in prompt.template.items())
+    return [f"{name}: {value!r}" for name, value in told if value] + ([f"template: {arguments}"] if arguments else [])
 
 
 def _model(model: Model) -> str:
@@ -92,12 +112,12 @@ def _labels(plan: Plan) -> list[tuple[str, str]]:
 def _row(plan: Plan, number: int, stage: Stage) -> tuple[str, ...]:
     memory, time = _range(stage.estimate.memory_gib, "GiB"), _time(stage.estimate.seconds)
     if not isinstance(stage, Training):
-        return (str(number), stage.kind, "", _read(plan, stage), "", "", "", memory, time)
+        return (str(number), stage.id, "", _read(plan, stage), "", "", "", memory, time)
     adapters = " (LoRA)" if stage.lora else ""
     sequences = stage.per_device_batch_size * stage.gradient_accumulation * plan.hardware.devices
     return (
         str(number),
-        stage.kind,
+        stage.id,
         stage.trains + adapters,
         _read(plan, stage),
         _steps(stage),
@@ -118,9 +138,17 @@ def _read(plan: Plan, stage: Stage) -> str:
         return f"{sum(getattr(plan.data.labels, role) for role in stage.label_roles):,}"
     if isinstance(stage, Evaluate):
         return f"{plan.data.labels.test:,} (test)"
-    stored = isinstance(stage, TeacherRollouts | Warmup)
-    prompts = plan.stage("teacher_rollouts").prompts if stored else plan.data.bridge_prompts
-    return f"none ({prompts:,} prompts)"
+    if isinstance(stage, Select):
+        return f"{plan.data.labels.validation:,} (validation)"
+    if isinstance(stage, Warmup):
+        return _read(plan, plan.stage(stage.rollouts))
+    return f"none ({_prompts(plan, stage):,} prompts)"
+
+
+def _prompts(plan: Plan, stage: TeacherRollouts | Opd) -> int:
+    if isinstance(stage, TeacherRollouts):
+        return stage.prompts
+    return plan.data.bridge_prompts if stage.pool == "bridge" else plan.data.labels.teacher_rl
 
 
 def _gates(plan: Plan) -> list[str]:
@@ -130,7 +158,8 @@ def _gates(plan: Plan) -> list[str]:
         f"C1, after teacher_rl: the teacher's avg@{c1.k} on {plan.data.labels.validation:,} validation problems rises "
         f"by more than {c1.min_gain:g} ({c1.confidence:.0%} confidence, paired); if not, {then}.",
         f"C2, before opd: reverse KL on student rollouts of {c2.prompts:,} prompts is at most {c2.max_kl:g} nats per "
-        f"token; the warmup goes on up to its cap; if it is still above, {then}.",
+        f"token and top tokens agree on at least {c2.min_agreement:.0%}; the warmup goes on up to its cap; if "
+        f"it does not hold then, {then}.",
     ]
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from s2d.errors import InvalidPlan
-from s2d.plan.document import Frozen, GateC1, GateC2, Lora
-from s2d.plan.overrides import StageOverrides
+from s2d.plan.document import Control, Frozen, GateC1, GateC2, Lora, Prompting
+from s2d.plan.overrides import COMPUTE_MATCHED, StageOverrides
 from s2d.verifiers.base import VerifierSpec
 
 MAX_LABELS = 10_000_000
@@ -78,8 +78,13 @@ class PlanRequest(Frozen):
         default=HardwareRequest(), description="The machine to plan for; detected where not said."
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Every other seed is derived from it.")
-    controls: tuple[Literal["direct_grpo"], ...] = Field(
-        default=(), max_length=1, description="Control arms: the same labels spent on the student directly."
+    controls: tuple[Control, ...] = Field(
+        default=(), description="Control arms, matched in labels, prompts, updates and evaluation (docs/plan.md)."
+    )
+    compute_matched: bool = Field(
+        default=False,
+        description="The controls of the bridge and direct_grpo also go on until they had as many FLOPs as what they "
+        "are compared with.",
     )
     on_gate_failure: Literal["stop", "continue"] = Field(
         default="stop", description="What a job does when C1 or C2 does not hold."
@@ -89,6 +94,9 @@ class PlanRequest(Frozen):
     labels: LabelOverrides = LabelOverrides()
     bridge_prompts: int | None = Field(
         default=None, ge=1, le=MAX_LABELS, description="Distinct prompts of the dense bridge; answers unused."
+    )
+    prompt: Prompting = Field(
+        default=Prompting(), description="A system message, an instruction, arguments of the chat template."
     )
     max_prompt_tokens: int | None = Field(default=None, ge=1, description="Longer prompts are dropped.")
     max_completion_tokens: int | None = Field(default=None, ge=1, description="Longest completion, tokens.")
@@ -119,6 +127,10 @@ class PlanRequest(Frozen):
             raise ValueError("labels.student_rl asks for labels of a stage that student_rl: false leaves out")
         if self.student_rl and self.labels.student_rl == 0:
             raise ValueError("student_rl: true needs labels, and labels.student_rl is 0")
+        if len(set(self.controls)) < len(self.controls):
+            raise ValueError("controls names an arm twice")
+        if self.compute_matched and not set(self.controls) & set(COMPUTE_MATCHED):
+            raise ValueError(f"compute_matched needs one of the controls {', '.join(COMPUTE_MATCHED)}")
         if self.stages.direct_grpo is not None and "direct_grpo" not in self.controls:
             raise ValueError("stages.direct_grpo is set, but controls does not ask for direct_grpo")
         return self

@@ -54,6 +54,7 @@ def make_plan(request: PlanRequest, data: DataSummary | None, hardware: Hardware
     """
     teacher, student = (_read(request, role, policy) for role in ("teacher", "student"))
     warnings = check_models(teacher, student, policy)
+    data = _with_prompting(request, data)
     labeled, unlabeled = _counts(request, data)
     allocation = allocate(labeled, request.labels, request.student_rl)
     bridge = _bridge(request, allocation, unlabeled)
@@ -86,6 +87,7 @@ def make_plan(request: PlanRequest, data: DataSummary | None, hardware: Hardware
             split_seed=defaults.derive_seed(request.seed, "split"),
         ),
         hardware=setting.hardware,
+        prompt=request.prompt,
         max_prompt_tokens=prompt,
         max_completion_tokens=completion,
         rollout_engine=request.rollout_engine,
@@ -99,6 +101,15 @@ def make_plan(request: PlanRequest, data: DataSummary | None, hardware: Hardware
             *_stage_warnings(request, stages, allocation.labels),
         ),
     ).sealed()
+
+
+def _with_prompting(request: PlanRequest, data: DataSummary | None) -> DataSummary | None:
+    """The summary of the prompts as the models will see them."""
+    added = len(request.prompt.system or "") + len(request.prompt.suffix or "")
+    if data is None or not added:
+        return data
+    longer = {name: getattr(data, name) + added for name in ("mean_prompt_chars", "p95_prompt_chars")}
+    return data.model_copy(update=longer)
 
 
 def check_against_data(plan: Plan, labeled: int, unlabeled: int) -> None:

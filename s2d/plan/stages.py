@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from math import ceil
 from typing import Any, Literal
 
 from s2d.errors import InvalidPlan
 from s2d.plan import defaults
+from s2d.plan.controls import Workflow, candidates, control_stages, goes_on
 from s2d.plan.document import (
+    Control,
     Estimate,
     Evaluate,
     Grpo,
     Model,
-    ModelRole,
     Opd,
     Sampling,
+    Select,
     Stage,
     StageKind,
     TeacherRollouts,
     Warmup,
 )
-from s2d.plan.overrides import GrpoOverrides, Overrides
+from s2d.plan.flops import Compute
+from s2d.plan.graph import WORKFLOW, made_by
+from s2d.plan.overrides import COMPUTE_MATCHED, GrpoOverrides, Overrides
 from s2d.plan.sizing import Work, dtype_for, generation_batch, generation_memory
-from s2d.plan.timing import Generate, Train, cost
+from s2d.plan.timing import Generate, Lengths, Train, cost
 from s2d.plan.training import Rows, Setting, Step, choose_step, common, sampling, why_fit
 
+_BRIDGE_FIELDS = ("token_share", "prefix_share", "score_once", "extrapolate")
 _GRPO_FIELDS = ("epsilon", "epsilon_high", "beta", "scale_rewards", "loss_type")
 
 
@@ -43,20 +50,42 @@ def _stages(setting: Setting) -> Iterator[Stage]:
         raise InvalidPlan(
             "stages.student_rl is set, but stage 3 has no labels: ask for student_rl: true.", param="stages.student_rl"
         )
-    teacher = _teacher_rl(setting)
-    yield teacher
     rollouts = _teacher_rollouts(setting)
-    yield rollouts
-    yield _warmup(setting, rollouts)
-    yield _opd(setting)
-    steps = teacher.steps
+    workflow: list[Stage] = [_teacher_rl(setting), rollouts, _warmup(setting, rollouts), _opd(setting)]
     if labels.student_rl:
-        student = _student_rl(setting)
-        steps += student.steps
-        yield student
-    if "direct_grpo" in request.controls:
-        yield _direct_grpo(setting, steps)
-    yield _evaluate(setting)
+        workflow.append(_student_rl(setting))
+    stages = [*workflow, *_controls(setting, {stage.id: stage for stage in workflow})]
+    if request.compute_matched:
+        compute = Compute(stages, setting.teacher, setting.student)
+        stages += [goes_on(compute, one, _against(one, workflow)) for one in request.controls if one in COMPUTE_MATCHED]
+    yield from stages
+    yield _evaluate(setting, stages)
+
+
+def _against(control: Control, workflow: list[Stage]) -> str:
+    """The model that a control is compared with: what the workflow ends with, or what its bridge does."""
+    return made_by(workflow[-1]) or "" if control == "direct_grpo" else "opd_student"
+
+
+def _controls(setting: Setting, workflow: Workflow) -> Iterator[Stage]:
+    for control in setting.request.controls:
+        if control == "direct_grpo":
+            steps = sum(stage.steps for stage in workflow.values() if isinstance(stage, Grpo))
+            yield from _direct_arm(setting, _direct_grpo(setting, steps))
+        else:
+            yield from control_stages(control, workflow, setting.labels.teacher_rl)
+
+
+def _direct_arm(setting: Setting, direct: Grpo) -> Iterator[Stage]:
+    """The control itself, or several candidates and the choice between them."""
+    overrides = setting.request.stages.direct_grpo
+    rates = overrides.learning_rates if overrides else None
+    if rates is None:
+        yield direct
+        return
+    tried = tuple(candidates(direct, rates))
+    yield from tried
+    yield _select(setting, direct, tried)
 
 
 def _teacher_rl(setting: Setting) -> Grpo:
@@ -100,7 +129,7 @@ def _grpo(
     kind: Literal["teacher_rl", "student_rl", "direct_grpo"],
     model: Model,
     label_roles: tuple[Literal["teacher_rl", "student_rl"], ...],
-    roles: tuple[ModelRole, ModelRole],
+    roles: tuple[str, str],
     *,
     why: str,
     steps: int | None = None,
@@ -119,6 +148,9 @@ def _grpo(
         group=given.get("group_size", defaults.GROUP_SIZE),
     )
     step = choose_step(setting, kind, work, rows, overrides)
+    if given.get("loss_type") == "dr_grpo":
+        # Dr. GRPO is without the standard deviation as well (arXiv 2503.20783).
+        given = {"scale_rewards": "none", **given}
     steps = given.get("steps") or steps or defaults.grpo_steps(labels, step.rows)
     rates = defaults.learning_rates(model, lora=step.fit.lora is not None)
     rate = rates.student_rl if kind == "student_rl" else rates.grpo
@@ -131,6 +163,7 @@ def _grpo(
     passes = steps * step.rows / labels
     return Grpo(
         **common(setting, kind, step, overrides, steps=steps, optim={"learning_rate": rate}, roles=roles, cost=spent),
+        arm=kind if kind == "direct_grpo" else WORKFLOW,
         label_roles=label_roles,
         prompts_per_step=step.rows,
         group_size=step.group,
@@ -154,6 +187,7 @@ def _teacher_rollouts(setting: Setting) -> TeacherRollouts:
     spent = cost(setting.hardware, setting.lengths, (Generate(setting.teacher, prompts * samples, batch, 1),))
     memory = generation_memory(setting.teacher, setting.hardware, batch, setting.max_tokens)
     return TeacherRollouts(
+        id="teacher_rollouts",
         seed=defaults.derive_seed(setting.request.seed, "teacher_rollouts"),
         estimate=Estimate(tokens=spent.tokens, seconds=spent.seconds, memory_gib=memory),
         why=f"The RL'd teacher answers {prompts:,} prompts, each {'once' if samples == 1 else f'{samples} times'}; the "
@@ -181,7 +215,7 @@ def _warmup(setting: Setting, rollouts: TeacherRollouts) -> Warmup:
     rate = defaults.learning_rates(setting.student, lora=lora).warmup
     spent = cost(
         setting.hardware,
-        setting.lengths,
+        _lengths(setting, given),
         _gate(setting, setting.student, setting.gates.c2.prompts),
         (_train(setting.student, step, steps, setting.teacher),),
         (_train(setting.student, step, most, setting.teacher),),
@@ -202,6 +236,7 @@ def _warmup(setting: Setting, rollouts: TeacherRollouts) -> Warmup:
         check_every=given.get("check_every", max(1, min(25, steps // 4))),
         why=f"Forward KL on {stored:,} stored teacher rollouts brings the student close enough for gate C2; at least "
         f"{steps} steps, at most {most}; {why_fit(setting, step, work)}",
+        **{name: given[name] for name in _BRIDGE_FIELDS if name in given},
     )
 
 
@@ -217,23 +252,48 @@ def _opd(setting: Setting) -> Opd:
     }
     spent = cost(
         setting.hardware,
-        setting.lengths,
+        _lengths(setting, given),
         _per_step(setting, setting.student, step, steps),
         (_train(setting.student, step, steps, setting.teacher),),
     )
-    roles: tuple[ModelRole, ModelRole] = ("warmup_student", "opd_student")
+    roles: tuple[str, str] = ("warmup_student", "opd_student")
     return Opd(
         **common(setting, "opd", step, overrides, steps=steps, optim=optim, roles=roles, cost=spent),
         sequences_per_step=step.sequences,
         why=f"Reverse KL to the RL'd teacher on the student's own rollouts, one for each of {step.sequences} prompts a "
         f"step, {steps * step.sequences / setting.bridge_prompts:.1f} passes over the bridge prompts; "
         f"{why_fit(setting, step, work)}",
+        **{name: given[name] for name in _BRIDGE_FIELDS if name in given},
     )
 
 
-def _evaluate(setting: Setting) -> Evaluate:
+def _select(setting: Setting, direct: Grpo, tried: tuple[Grpo, ...]) -> Select:
+    problems, k = setting.labels.validation, setting.gates.c1.k
+    batch = _batch(setting, "select", setting.student, problems * k, {})
+    drawn = Generate(setting.student, len(tried) * problems * k, batch, 1)
+    spent = cost(setting.hardware, setting.lengths, (drawn,))
+    return Select(
+        id=f"{direct.id}_select",
+        arm=direct.arm,
+        seed=defaults.derive_seed(setting.request.seed, "select"),
+        estimate=Estimate(
+            tokens=spent.tokens,
+            seconds=spent.seconds,
+            memory_gib=generation_memory(setting.student, setting.hardware, batch, setting.max_tokens),
+        ),
+        why=f"The learning rate of the control with the best avg@{k} on {problems:,} validation problems is kept.",
+        candidates=tuple(one.trains for one in tried),
+        keeps_as=direct.trains,
+        k=k,
+        sampling=direct.sampling,
+        batch_size=batch,
+        dtype=dtype_for(setting.hardware),
+    )
+
+
+def _evaluate(setting: Setting, stages: list[Stage]) -> Evaluate:
     given, labels = _given(setting.request.stages.evaluate), setting.labels
-    models = _models(setting)
+    models = _models(stages)
     k = given.get("k", defaults.evaluation_samples(labels.test))
     largest = max(setting.teacher, setting.student, key=lambda model: model.parameters)
     batch = _batch(setting, "evaluate", largest, labels.test * k, given)
@@ -244,6 +304,7 @@ def _evaluate(setting: Setting) -> Evaluate:
     )
     memory = generation_memory(largest, setting.hardware, batch, setting.max_tokens)
     return Evaluate(
+        id="evaluate",
         seed=defaults.derive_seed(setting.request.seed, "evaluate"),
         estimate=Estimate(tokens=spent.tokens, seconds=spent.seconds, memory_gib=memory),
         why=f"avg@{k} and pass@{k} of {len(models)} models on {labels.test:,} test problems that no stage has read.",
@@ -255,16 +316,16 @@ def _evaluate(setting: Setting) -> Evaluate:
     )
 
 
-def _models(setting: Setting) -> tuple[ModelRole, ...]:
-    models: list[ModelRole] = ["base_teacher", "rl_teacher", "base_student", "warmup_student", "opd_student"]
-    if setting.labels.student_rl:
-        models.append("rl_student")
-    models.extend(setting.request.controls)
-    return tuple(models)
+def _models(stages: list[Stage]) -> tuple[str, ...]:
+    """The two base models, every stage of the workflow, and what each control ends with; no candidate."""
+    tried = {model for stage in stages if isinstance(stage, Select) for model in stage.candidates}
+    made = [model for stage in stages if (model := made_by(stage)) and stage.arm in (WORKFLOW, model)]
+    students = [model for model in made if model != "rl_teacher" and model not in tried]
+    return ("base_teacher", "rl_teacher", "base_student", *students)
 
 
-def _of(setting: Setting, role: ModelRole) -> Model:
-    return setting.teacher if role in ("base_teacher", "rl_teacher") else setting.student
+def _of(setting: Setting, model: str) -> Model:
+    return setting.teacher if model in ("base_teacher", "rl_teacher") else setting.student
 
 
 def _sequences(given: dict[str, Any], available: int) -> Rows:
@@ -286,6 +347,12 @@ def _batch(setting: Setting, stage: StageKind, model: Model, completions: int, g
         field = f"stages.{stage}.batch_size"
         raise InvalidPlan(f"{field} ({asked}) does not fit in memory; {batch} does.", param=field)
     return batch
+
+
+def _lengths(setting: Setting, given: dict[str, Any]) -> Lengths:
+    """Of the rollouts of a bridge stage, which may end early."""
+    longest = ceil(given.get("prefix_share", 1.0) * setting.lengths.max_completion)
+    return replace(setting.lengths, max_completion=longest)
 
 
 def _per_step(setting: Setting, model: Model, step: Step, steps: int) -> tuple[Generate, ...]:

@@ -15,7 +15,6 @@ from s2d.plan.document import (
     LabelAllocation,
     Lora,
     Model,
-    ModelRole,
     Optim,
     Sampling,
     StageKind,
@@ -141,13 +140,14 @@ def common(
     *,
     steps: int,
     optim: dict[str, Any],
-    roles: tuple[ModelRole, ModelRole],
+    roles: tuple[str, str],
     cost: Cost,
 ) -> dict[str, Any]:
     """The fields of `document.Training`; `roles` are (starts_from, trains)."""
     given = overrides.given() if overrides else {}
     starts_from, trains = roles
     return {
+        "id": kind,
         "kind": kind,
         "seed": derive_seed(setting.request.seed, kind),
         "trains": trains,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 from s2d.data.split import SplitReport
 from s2d.evaluate.scores import Scores, load_scores
 from s2d.evaluate.statistics import avg_at_k, paired_gain, pass_at_k
-from s2d.plan.document import Grpo, ModelRole, Plan, StageKind, Training, load_plan
-from s2d.report.document import ArmResult, Comparison, Gate, PassAtK, Provenance, Report, StageSummary
+from s2d.plan.document import Grpo, Plan, Training, load_plan
+from s2d.plan.graph import WORKFLOW, base_of, made_by, trunk
+from s2d.report.document import ArmResult, Comparison, Gate, PassAtK, Provenance, Report, Spending, StageSummary
 from s2d.runner.events import read_events
 from s2d.runner.layout import JobLayout
+from s2d.runner.ledger import Ledger
 from s2d.runner.task import StageResult
 
-LABELS: dict[ModelRole, str] = {
+LABELS = {
     "base_teacher": "base teacher",
     "rl_teacher": "RL'd teacher",
     "base_student": "base student",
@@ -23,6 +26,37 @@ LABELS: dict[ModelRole, str] = {
     "opd_student": "student after OPD (2b)",
     "rl_student": "student after RL (3)",
     "direct_grpo": "direct GRPO on the student",
+    "raw_teacher_bridge": "bridge from the raw teacher",
+    "opd_only": "OPD only",
+    "warmup_only": "warmup only",
+    "cold_student_rl": "RL on the cold student",
+    "replay": "replay: more OPD in place of stage 3",
+    "replay_labels": "replay: stage 1's labels in place of new ones",
+    "labeled_bridge": "bridge on labeled prompts alone",
+}
+#: What a student is compared with, where both are there.
+BASELINES = {
+    "raw_teacher_bridge": ("direct_grpo",),
+    "opd_student": (
+        "raw_teacher_bridge",
+        "raw_teacher_bridge_compute",
+        "opd_only",
+        "opd_only_compute",
+        "warmup_only",
+        "warmup_only_compute",
+        "labeled_bridge",
+        "direct_grpo",
+    ),
+    "rl_student": (
+        "base_student",
+        "direct_grpo",
+        "direct_grpo_compute",
+        "opd_student",
+        "replay",
+        "replay_labels",
+        "cold_student_rl",
+        "rl_teacher",
+    ),
 }
 PACKAGES = ("s2d", "torch", "transformers", "trl", "accelerate", "peft", "math-verify", "vllm")
 
@@ -31,53 +65,68 @@ def build(layout: JobLayout) -> Report:
     """The report of what this job has done so far."""
     plan = load_plan(layout.plan.read_text())
     results = _results(layout, plan)
-    arms = [_arm(layout, plan, results, role) for role in _evaluated(layout, plan)]
+    arms = [_arm(layout, plan, results, model) for model in _evaluated(layout, plan)]
     return Report(
         complete="evaluate" in results,
         arms=arms,
         comparisons=_comparisons(layout, plan, [arm.model for arm in arms]),
-        stages=[_summary(result) for result in results.values()],
-        gates=[Gate.model_validate(r.gate.model_dump()) for r in results.values() if r.gate is not None],
+        stages=[_summary(plan, result) for result in results.values()],
+        gates=[_gate(plan, result) for result in results.values() if result.gate is not None],
         labels=plan.data.labels,
-        curves={kind: curve for kind in plan.kinds() if (curve := _curves(layout.stage(kind)))},
+        ledger=_ledger(layout),
+        curves={name: curve for name in plan.ids() if (curve := _curves(layout.stage(name)))},
         provenance=_provenance(layout, plan),
     )
 
 
-def _results(layout: JobLayout, plan: Plan) -> dict[StageKind, StageResult]:
+def _results(layout: JobLayout, plan: Plan) -> dict[str, StageResult]:
     return {
-        kind: StageResult.model_validate_json(layout.result(kind).read_text())
-        for kind in plan.kinds()
-        if layout.result(kind).exists()
+        name: StageResult.model_validate_json(layout.result(name).read_text())
+        for name in plan.ids()
+        if layout.result(name).exists()
     }
 
 
-def _evaluated(layout: JobLayout, plan: Plan) -> list[ModelRole]:
+def _evaluated(layout: JobLayout, plan: Plan) -> list[str]:
     return [role for role in plan.stage("evaluate").models if _scores_path(layout, role).exists()]
 
 
-def _scores_path(layout: JobLayout, role: ModelRole) -> Path:
+def _scores_path(layout: JobLayout, role: str) -> Path:
     return layout.evaluations / f"test-{role}.json"
 
 
-def _summary(result: StageResult) -> StageSummary:
+def _gate(plan: Plan, result: StageResult) -> Gate:
+    assert result.gate is not None
+    return Gate(stage=result.stage, arm=plan.stage(result.stage).arm, **result.gate.model_dump())
+
+
+def _ledger(layout: JobLayout) -> list[Spending]:
+    counts = Counter((one.arm, one.stage, one.role) for one in Ledger(layout.ledger).read())
+    return [Spending(arm=arm, stage=stage, role=role, labels=n) for (arm, stage, role), n in counts.items()]
+
+
+def _summary(plan: Plan, result: StageResult) -> StageSummary:
     return StageSummary(
+        id=result.stage,
+        arm=plan.stage(result.stage).arm,
         kind=result.kind,
         steps=result.steps,
         tokens=result.tokens,
+        flops=result.flops,
         seconds=round(result.seconds, 2),
         labels=result.labels,
         dropped_prompts=result.dropped_prompts,
     )
 
 
-def _arm(layout: JobLayout, plan: Plan, results: dict[StageKind, StageResult], role: ModelRole) -> ArmResult:
+def _arm(layout: JobLayout, plan: Plan, results: dict[str, StageResult], role: str) -> ArmResult:
     scores = load_scores(_scores_path(layout, role))
     mean, k = avg_at_k(scores.rewards), len(scores.rewards[0])
-    needed = _needed(plan, role)
+    needed = _trunk(plan, results, role)
     return ArmResult(
         model=role,
-        label=LABELS[role],
+        label=label(role),
+        arm=_arm_of(plan, role),
         avg_at_k=mean.mean,
         low=mean.low,
         high=mean.high,
@@ -86,7 +135,9 @@ def _arm(layout: JobLayout, plan: Plan, results: dict[StageKind, StageResult], r
         pass_at_k=_passes(scores, k),
         truncated=scores.truncated,
         labels_used=_labels_used(plan, results, needed),
-        seconds=round(sum(results[kind].seconds for kind in needed), 2),
+        updates=_updates(plan, results, role, needed),
+        flops=sum(results[name].flops for name in needed),
+        seconds=round(sum(results[name].seconds for name in needed), 2),
     )
 
 
@@ -97,33 +148,48 @@ def _passes(scores: Scores, k: int) -> list[PassAtK]:
     return [PassAtK(k=one, mean=p.mean, low=p.low, high=p.high) for one, p in found]
 
 
-def _needed(plan: Plan, role: ModelRole) -> list[StageKind]:
-    """The stages behind a model, its teacher's and its stored rollouts' included."""
-    for stage in plan.stages:
-        if isinstance(stage, Training) and stage.trains == role:
-            before = [*_needed(plan, stage.starts_from)]
-            teacher: ModelRole | None = getattr(stage, "teacher", None)
-            before += _needed(plan, teacher) if teacher else []
-            before += ["teacher_rollouts"] if stage.kind == "warmup" else []
-            return list(dict.fromkeys([*before, stage.kind]))
-    return []
+def label(model: str) -> str:
+    """What a person reads for a model's name."""
+    trunk = model.removesuffix("_compute")
+    return LABELS.get(trunk, trunk) + (", compute-matched" if trunk != model else "")
 
 
-def _labels_used(plan: Plan, results: dict[StageKind, StageResult], needed: list[StageKind]) -> int:
-    """Labels that were really drawn; no two stages behind one model share any."""
-    return sum(results[kind].labels for kind in needed if isinstance(plan.stage(kind), Grpo))
+def _trunk(plan: Plan, results: dict[str, StageResult], model: str) -> tuple[str, ...]:
+    """The stages behind a model; of candidates only the one that was kept."""
+    chosen = {name: result.data["chosen"] for name, result in results.items() if result.kind == "select"}
+    return trunk(plan.stages, model, chosen)
 
 
-def _comparisons(layout: JobLayout, plan: Plan, roles: list[ModelRole]) -> list[Comparison]:
-    """The workflow's student against each model that it must beat to have been worth it."""
-    student: ModelRole = "rl_student" if "rl_student" in roles else "opd_student"
-    if student not in roles:
-        return []
-    baselines: tuple[ModelRole, ...] = ("base_student", "direct_grpo", "opd_student", "rl_teacher")
-    return [_compare(layout, plan, student, one) for one in baselines if one in roles and one != student]
+def _arm_of(plan: Plan, model: str) -> str:
+    return next((stage.arm for stage in plan.stages if made_by(stage) == model), WORKFLOW)
 
 
-def _compare(layout: JobLayout, plan: Plan, arm: ModelRole, baseline: ModelRole) -> Comparison:
+def _labels_used(plan: Plan, results: dict[str, StageResult], needed: tuple[str, ...]) -> int:
+    """Distinct labels that were really drawn: stages with the same use draw from the same labels."""
+    drawn: dict[tuple[str, ...], int] = {}
+    for name in needed:
+        stage = plan.stage(name)
+        if isinstance(stage, Grpo):
+            drawn[stage.label_roles] = max(drawn.get(stage.label_roles, 0), results[name].labels)
+    return sum(drawn.values())
+
+
+def _updates(plan: Plan, results: dict[str, StageResult], model: str, needed: tuple[str, ...]) -> int:
+    """Steps of the stages that trained this very model, from its base on."""
+    base = base_of(plan.stages, model)
+    trained = [name for name in needed if isinstance(plan.stage(name), Training)]
+    return sum(results[name].steps for name in trained if base_of(plan.stages, plan.stage(name).trains) == base)
+
+
+def _comparisons(layout: JobLayout, plan: Plan, models: list[str]) -> list[Comparison]:
+    """The differences that the method's claims are about, as far as the job has both sides."""
+    pairs = [(arm, one) for arm, baselines in BASELINES.items() for one in baselines]
+    if "rl_student" not in models:
+        pairs += [("opd_student", one) for one in ("base_student", "rl_teacher")]
+    return [_compare(layout, plan, *pair) for pair in pairs if set(pair) <= set(models)]
+
+
+def _compare(layout: JobLayout, plan: Plan, arm: str, baseline: str) -> Comparison:
     before, after = (load_scores(_scores_path(layout, role)) for role in (baseline, arm))
     gain = paired_gain(before.means, after.means, confidence=0.975, seed=plan.seed)
     return Comparison(arm=arm, baseline=baseline, gain=gain.mean, low=gain.low, high=gain.high)

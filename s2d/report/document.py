@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from s2d.plan.document import LabelAllocation, ModelRole, StageKind
+from s2d.plan.document import LabelAllocation, StageKind
 
-SCHEMA_VERSION = "s2d.report/1"
+SCHEMA_VERSION = "s2d.report/2"
 
 
 class _Document(BaseModel):
@@ -25,8 +25,10 @@ class PassAtK(_Document):
 class ArmResult(_Document):
     """One model on the test labels. Accuracies are shares in [0, 1] with 95 % intervals."""
 
-    model: ModelRole
+    model: str
     label: str
+    arm: str
+    """`workflow`, or the control."""
     avg_at_k: float
     low: float
     high: float
@@ -36,20 +38,38 @@ class ArmResult(_Document):
     truncated: float
     labels_used: int
     """Distinct labels that were drawn to train this model or its teacher; a short run draws fewer than it may."""
+    updates: int
+    """Optimizer steps of the student behind this model, its teacher's not counted."""
+    flops: float
+    """Of every stage that this model needed, its teacher's included (s2d.plan.flops)."""
     seconds: float
     """Training and rollout time of every stage that this model needed."""
 
 
 class StageSummary(_Document):
+    id: str
+    arm: str
     kind: StageKind
     steps: int
     tokens: int
+    flops: float
     seconds: float
     labels: int
     dropped_prompts: int
 
 
+class Spending(_Document):
+    """Labels that a stage has on its account; `ledger.jsonl` in the job's folder names each of them."""
+
+    arm: str
+    stage: str
+    role: str
+    labels: int
+
+
 class Gate(_Document):
+    stage: str
+    arm: str
     gate: Literal["c1", "c2"]
     passed: bool
     message: str
@@ -59,8 +79,8 @@ class Gate(_Document):
 class Comparison(_Document):
     """Paired over the same test problems: mean of (arm − baseline) with a 95 % bootstrap interval."""
 
-    arm: ModelRole
-    baseline: ModelRole
+    arm: str
+    baseline: str
     gain: float
     low: float
     high: float
@@ -80,7 +100,7 @@ class Provenance(_Document):
 
 
 class Report(_Document):
-    schema_version: Literal["s2d.report/1"] = "s2d.report/1"
+    schema_version: Literal["s2d.report/2"] = "s2d.report/2"
     complete: bool
     """False when the job ended before its evaluation."""
     arms: list[ArmResult]
@@ -88,6 +108,7 @@ class Report(_Document):
     stages: list[StageSummary]
     gates: list[Gate]
     labels: LabelAllocation
-    curves: dict[StageKind, dict[str, list[tuple[int, float]]]]
+    ledger: list[Spending]
+    curves: dict[str, dict[str, list[tuple[int, float]]]]
     """Stage -> metric -> [(step, value)]."""
     provenance: Provenance

@@ -43,7 +43,7 @@ def _arms(report: Report) -> str:
     if not report.arms:
         return ""
     k, problems = report.arms[0].k, report.arms[0].problems
-    head = ["model", f"avg@{k}", "95 % interval", f"pass@{k}", "labels", "seconds"]
+    head = ["model", f"avg@{k}", "95 % interval", f"pass@{k}", "labels", "student updates", "TFLOP", "seconds"]
     rows = [
         [
             arm.label,
@@ -51,6 +51,8 @@ def _arms(report: Report) -> str:
             interval(arm),
             percent(arm.pass_at_k[-1].mean),
             str(arm.labels_used),
+            str(arm.updates),
+            f"{arm.flops / 1e12:.3g}",
             f"{arm.seconds:.0f}",
         ]
         for arm in report.arms
@@ -72,7 +74,10 @@ def _comparisons(report: Report) -> str:
 
 
 def _gates(report: Report) -> str:
-    rows = [[gate.gate.upper(), "holds" if gate.passed else "does not hold", gate.message] for gate in report.gates]
+    rows = [
+        [f"{gate.gate.upper()} ({gate.stage})", "holds" if gate.passed else "does not hold", gate.message]
+        for gate in report.gates
+    ]
     return _table("Gates", ["gate", "verdict", "measured"], rows)
 
 
@@ -85,12 +90,17 @@ def _labels(report: Report) -> str:
         ["test (this report)", str(spent.test)],
         ["all", str(spent.total)],
     ]
-    return _table("Labels: each has one use", ["use", "labels"], rows)
+    return _table("Labels: each has one use", ["use", "labels"], rows) + "\n" + _ledger(report)
+
+
+def _ledger(report: Report) -> str:
+    rows = [[one.arm, one.stage, one.role, str(one.labels)] for one in report.ledger]
+    return _table("Ledger: who spent them (every label is in ledger.jsonl)", ["arm", "stage", "use", "labels"], rows)
 
 
 def _stages(report: Report) -> str:
     rows = [
-        [one.kind, str(one.steps), f"{one.tokens:,}", f"{one.seconds:.0f}", str(one.labels), str(one.dropped_prompts)]
+        [one.id, str(one.steps), f"{one.tokens:,}", f"{one.seconds:.0f}", str(one.labels), str(one.dropped_prompts)]
         for one in report.stages
     ]
     return _table("Stages", ["stage", "steps", "tokens", "seconds", "labels", "prompts too long"], rows)

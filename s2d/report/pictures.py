@@ -39,21 +39,23 @@ def _accuracy(report: Report, path: Path) -> None:
     means = [100 * arm.avg_at_k for arm in arms]
     below = [100 * (arm.avg_at_k - arm.low) for arm in arms]
     above = [100 * (arm.high - arm.avg_at_k) for arm in arms]
-    # The control arm stands apart from the workflow.
-    colours = ["#b3622e" if arm.model == "direct_grpo" else "#2e6db3" for arm in arms]
+    # The control arms stand apart from the workflow.
+    colours = ["#b3622e" if arm.arm != "workflow" else "#2e6db3" for arm in arms]
     bars = axes.barh([arm.label for arm in arms], means, xerr=(below, above), color=colours, capsize=3)
     axes.bar_label(bars, labels=[f"{mean:.1f}" for mean in means], padding=6)
     axes.set_xlim(0, 112)
+    axes.margins(y=0.01)
     axes.set_xlabel(f"avg@{arms[0].k} on {arms[0].problems} test problems, % (bars: 95 % interval)")
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 
 def _curves(report: Report, path: Path) -> None:
-    stages = list(report.curves)
+    kinds = {stage.id: stage.kind for stage in report.stages if stage.arm == "workflow" or stage.kind == "direct_grpo"}
+    stages = [name for name in report.curves if name in kinds]
     figure, grid = plt.subplots(2, len(stages), figsize=(3.2 * len(stages), 5), squeeze=False)
     for column, stage in enumerate(stages):
-        for row, (metric, label) in enumerate(CURVES[stage]):
+        for row, (metric, label) in enumerate(CURVES[kinds[stage]]):
             axes = grid[row][column]
             points = report.curves[stage].get(metric, [])
             axes.plot([step for step, _ in points], [value for _, value in points], linewidth=1.2)

@@ -60,7 +60,7 @@ def run(
 
     Whatever `on_events` or `wish` raises ends the process group and is raised on.
     """
-    folder = JobLayout(task.job_dir).stage(task.kind)
+    folder = JobLayout(task.job_dir).stage(task.stage)
     folder.mkdir(parents=True, exist_ok=True)
     task_file = folder / "task.json"
     task_file.write_text(task.model_dump_json(indent=2))

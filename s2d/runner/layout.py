@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from s2d.plan.document import ModelRole, StageKind
+from s2d.plan.document import PromptPool
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,32 @@ class JobLayout:
         """`<role>.jsonl` per use of the rows, and `split.json`."""
         return self.root / "data"
 
-    def stage(self, kind: StageKind) -> Path:
-        return self.root / "stages" / kind
+    def prompts(self, pool: PromptPool) -> Path:
+        """The rows whose prompts the bridge uses; their answers are not read."""
+        return self.data / ("prompts.jsonl" if pool == "bridge" else "teacher_rl.jsonl")
 
-    def result(self, kind: StageKind) -> Path:
+    def stage(self, name: str) -> Path:
+        return self.root / "stages" / name
+
+    def result(self, name: str) -> Path:
         """Written last: a stage is done when its result is there."""
-        return self.stage(kind) / "result.json"
+        return self.stage(name) / "result.json"
 
-    def model(self, role: ModelRole) -> Path:
-        return self.root / "models" / role
+    def micro_batch(self, name: str) -> Path:
+        """Holds a stage's smaller micro-batch once it ran out of memory with the plan's."""
+        return self.stage(name) / "micro_batch"
+
+    def model(self, name: str) -> Path:
+        return self.root / "models" / name
+
+    def rollouts(self, stage: str) -> Path:
+        """What a stage of the kind `teacher_rollouts` has stored."""
+        return self.root / "rollouts" / stage
 
     @property
-    def rollouts(self) -> Path:
-        return self.root / "rollouts"
+    def ledger(self) -> Path:
+        """Every label, the arm whose account it is on, and the stage that spent it; one JSON object a line."""
+        return self.root / "ledger.jsonl"
 
     @property
     def evaluations(self) -> Path:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from s2d.data.ingest import ingest
-from s2d.data.split import SplitReport
+from s2d.data.summary import summarize
 from s2d.errors import Conflict, InvalidPlan
 from s2d.events import NewEvent
 from s2d.plan.document import Plan, load_plan
+from s2d.plan.graph import Account
+from s2d.plan.request import DataSummary
 from s2d.plan.service import check_against_data
 from s2d.runner.child import Wish
 from s2d.runner.layout import JobLayout
@@ -31,8 +34,27 @@ class _LocalHost:
     def wish(self) -> Wish:
         return "stop" if self.stopping() else "run"
 
-    def spend(self, split: SplitReport) -> None:
-        """A local run has no ledger beyond its split, which is disjoint and kept as split.json."""
+    def spend(self, account: Account, role: str, labels: Sequence[str]) -> None:
+        """The ledger in the folder is all that a local run has."""
+
+
+def summary_of(upload: Path) -> DataSummary:
+    """What the planner asks of a file; its name stands for its id.
+
+    Raises:
+        InvalidData: see `s2d.data.ingest.ingest`.
+    """
+    with TemporaryDirectory() as folder, upload.open("rb") as stream:
+        rows = Path(folder) / "rows.jsonl"
+        report, counted = ingest(stream, rows), summarize(rows)
+    return DataSummary(
+        file_id=upload.name,
+        sha256=report.sha256,
+        labeled=report.labeled,
+        unlabeled=report.unlabeled,
+        mean_prompt_chars=counted.prompt_chars_mean,
+        p95_prompt_chars=counted.prompt_chars_p95,
+    )
 
 
 def run_plan(

@@ -9,19 +9,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from s2d.atomic import write_atomic
-from s2d.data.split import SplitReport, split
+from s2d.data.split import Role, SplitReport, split
 from s2d.errors import FAILURE_CODES, InvalidPlan, ModelRefused, S2DError, StageFailure
 from s2d.events import NewEvent
-from s2d.plan.document import ModelRole, Plan, StageKind, Training
+from s2d.plan.document import Plan, Training
+from s2d.plan.graph import WORKFLOW, Account, labels_read, made_by
 from s2d.runner import child
 from s2d.runner.child import ChildEnd, Wish
 from s2d.runner.layout import JobLayout
+from s2d.runner.ledger import Ledger
 from s2d.runner.task import StageError, StageResult, StageTask
 
 #: How often a stage whose process was killed from outside is started again within one claim of the job.
@@ -36,7 +38,7 @@ class Host(Protocol):
 
     def wish(self) -> Wish: ...
 
-    def spend(self, split: SplitReport) -> None: ...
+    def spend(self, account: Account, role: str, labels: Sequence[str]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Outcome:
 
     state: Literal["succeeded", "failed", "interrupted"]
     error: dict[str, Any] | None = None
-    student: ModelRole | None = None
+    student: str | None = None
     report: Path | None = None
 
 
@@ -68,71 +70,79 @@ class Pipeline:
         """Run what is not done yet. Raises only what the host raises; a stage's failure is an outcome."""
         try:
             self._prepare()
-            for index, kind in enumerate(self.plan.kinds()):
-                self._stage(index, kind)
+            for index, name in enumerate(self.plan.ids()):
+                self._stage(index, name)
         except _Stopped:
             return Outcome("interrupted")
         except S2DError as err:
             return Outcome("failed", error=failure(err), report=self._report())
-        return Outcome("succeeded", student=self._student(), report=self._report())
-
-    def _student(self) -> ModelRole:
-        return "rl_student" if "student_rl" in self.plan.kinds() else "opd_student"
+        return Outcome("succeeded", student=self.plan.product, report=self._report())
 
     def _prepare(self) -> None:
         self.layout.root.mkdir(parents=True, exist_ok=True)
         write_atomic(self.layout.plan, self.plan.model_dump_json(indent=2))
+        self._ledger = Ledger(self.layout.ledger)
         report = self.layout.data / "split.json"
         if report.exists():
-            done = SplitReport.model_validate_json(report.read_text())
+            self._split = SplitReport.model_validate_json(report.read_text())
         else:
-            done = split(self.rows, _counts(self.plan), self.plan.data.split_seed, self.layout.data)
-            write_atomic(report, done.model_dump_json())
-        self.host.spend(done)
+            self._split = split(self.rows, _counts(self.plan), self.plan.data.split_seed, self.layout.data)
+            write_atomic(report, self._split.model_dump_json())
 
-    def _stage(self, index: int, kind: StageKind) -> None:
+    def _stage(self, index: int, name: str) -> None:
         place = {"index": index, "count": len(self.plan.stages)}
-        path = self.layout.result(kind)
+        path = self.layout.result(name)
         if not path.exists():
             if self.host.wish() != "run":
                 raise _Stopped
-            self._emit(kind, "running", **place)
-            self._run_child(kind)
+            self._spend(name)
+            self._emit(name, "running", **place)
+            self._run_child(name)
         result = StageResult.model_validate_json(path.read_text())
         # A file says that the success was told: a worker may be killed between the result and its event.
         told = path.with_name("told")
         if not told.exists():
             state = {"steps": result.steps, "seconds": result.seconds, "tokens": result.tokens}
-            self._emit(kind, "succeeded", **place, **state)
+            self._emit(name, "succeeded", **place, **state)
             told.touch()
         self._judge(result)
 
-    def _run_child(self, kind: StageKind) -> None:
+    def _spend(self, name: str) -> None:
+        """Write down which labels this stage is about to read, before it can."""
+        stage = self.plan.stage(name)
+        account = Account(stage.arm, name)
+        for role in labels_read(stage):
+            labels = self._split.ids[cast(Role, role)]
+            self.host.spend(account, role, labels)
+            self._ledger.spend(account, role, labels)
+
+    def _run_child(self, name: str) -> None:
         crashes = 0
-        while not self.layout.result(kind).exists():
-            end = self._start(kind)
+        while not self.layout.result(name).exists():
+            end = self._start(name)
             # Whatever the exit status: a library that stumbles on its way out does not undo the result.
-            if self.layout.result(kind).exists():
+            if self.layout.result(name).exists():
                 return
             if end.interrupted or self.host.wish() != "run":
                 raise _Stopped
             crashes += 1
-            self._explain(kind, end, crashes)
+            self._explain(name, end, crashes)
 
-    def _start(self, kind: StageKind) -> ChildEnd:
-        folder = self.layout.stage(kind)
+    def _start(self, name: str) -> ChildEnd:
+        folder = self.layout.stage(name)
         (folder / "failure.json").unlink(missing_ok=True)
         task = StageTask(
             job_dir=self.layout.root,
-            kind=kind,
+            stage=name,
             attempt=1 + len(list(folder.glob("events-*.jsonl"))),
             models=self._models(),
+            micro_batch=_read_number(self.layout.micro_batch(name)),
             supervisor=child.this_process(),
             heartbeat=self.heartbeat,
             heartbeat_timeout_s=self.heartbeat_timeout_s,
         )
         hardware = self.plan.hardware
-        devices = hardware.devices if isinstance(self.plan.stage(kind), Training) else 1
+        devices = hardware.devices if isinstance(self.plan.stage(name), Training) else 1
         return child.run(
             task,
             command=self.command(devices),
@@ -142,33 +152,62 @@ class Pipeline:
             grace_s=self.grace_s,
         )
 
-    def _models(self) -> dict[ModelRole, str]:
-        base: dict[ModelRole, str] = {"base_teacher": self.plan.teacher.name, "base_student": self.plan.student.name}
-        made = {stage.trains: stage.trains for stage in self.plan.stages if isinstance(stage, Training)}
-        return base | {role: str(self.layout.model(role)) for role in made}
+    def _models(self) -> dict[str, str]:
+        base = {"base_teacher": self.plan.teacher.name, "base_student": self.plan.student.name}
+        return base | {made: str(self.layout.model(made)) for stage in self.plan.stages if (made := made_by(stage))}
 
-    def _explain(self, kind: StageKind, end: ChildEnd, crashes: int) -> None:
+    def _explain(self, name: str, end: ChildEnd, crashes: int) -> None:
         """Try again when the process was killed from outside; else raise what it died of."""
-        failure_file = self.layout.stage(kind) / "failure.json"
+        failure_file = self.layout.stage(name) / "failure.json"
         if failure_file.exists():
             error = StageError.model_validate_json(failure_file.read_text())
-            raise StageFailure(error.message, code=error.code, stage=kind, step=error.step, log=end.log_tail)
+            if error.code == "out_of_memory" and self._halve(name):
+                return
+            if error.code == "nan_loss" and self._roll_back(name, error):
+                return
+            raise StageFailure(error.message, code=error.code, stage=name, step=error.step, log=end.log_tail)
         # A launcher ends with status 1 when one of its processes was killed.
         killed = end.status < 0 or self.plan.hardware.devices > 1
         if not killed or crashes >= MAX_CRASHES:
-            raise StageFailure(f"{_ending(end)}.", stage=kind, log=end.log_tail)
+            raise StageFailure(f"{_ending(end)}.", stage=name, log=end.log_tail)
         message = f"{_ending(end)}; starting it again from its last checkpoint"
-        self.host.events([NewEvent(type="message", level="warn", stage=kind, message=message)])
+        self.host.events([NewEvent(type="message", level="warn", stage=name, message=message)])
         # A machine short of memory kills again at once; give it a moment.
         time.sleep(crashes)
+
+    def _halve(self, name: str) -> bool:
+        """Once a stage: half the sequences in a forward pass, twice as many passes, the same step."""
+        stage, chosen = self.plan.stage(name), self.layout.micro_batch(name)
+        if chosen.exists() or not isinstance(stage, Training) or stage.per_device_batch_size % 2:
+            return False
+        half = stage.per_device_batch_size // 2
+        write_atomic(chosen, str(half))
+        message = (
+            f"out of memory with {stage.per_device_batch_size} sequences in a forward pass; going on with {half}, "
+            "which makes the same steps"
+        )
+        self.host.events([NewEvent(type="message", level="warn", stage=name, message=message)])
+        return True
+
+    def _roll_back(self, name: str, error: StageError) -> bool:
+        """Once a stage: go on from the checkpoint before the number that is none. Nothing of that step was saved."""
+        marker = self.layout.stage(name) / "rolled_back"
+        if marker.exists():
+            return False
+        write_atomic(marker, error.message)
+        message = f"{error.message} Going back to the last checkpoint, once."
+        self.host.events([NewEvent(type="message", level="warn", stage=name, step=error.step, message=message)])
+        return True
 
     def _judge(self, result: StageResult) -> None:
         if result.gate is None or result.gate.passed or self.plan.gates.on_failure == "continue":
             return
-        raise StageFailure(result.gate.message, code=f"gate_{result.gate.gate}", stage=result.kind)
+        # A control shows what happens without what the gate asks for.
+        if self.plan.stage(result.stage).arm == WORKFLOW:
+            raise StageFailure(result.gate.message, code=f"gate_{result.gate.gate}", stage=result.stage)
 
-    def _emit(self, kind: StageKind, state: str, **data: Any) -> None:
-        event = NewEvent(type="stage", stage=kind, message=f"{kind} {state}", data={"state": state, **data})
+    def _emit(self, name: str, state: str, **data: Any) -> None:
+        event = NewEvent(type="stage", stage=name, message=f"{name} {state}", data={"state": state, **data})
         self.host.events([event])
 
     def _report(self) -> Path | None:
@@ -188,6 +227,10 @@ class Pipeline:
         message = f"The report could not be written: {trouble}"
         self.host.events([NewEvent(type="message", level="error", message=message)])
         return None
+
+
+def _read_number(path: Path) -> int | None:
+    return int(path.read_text()) if path.exists() else None
 
 
 def _counts(plan: Plan) -> Mapping[Any, int]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from s2d.plan.document import ModelRole, StageKind
+from s2d.plan.document import StageKind
 
 #: Exit status of a stage that was told to stop, saved a checkpoint and can be resumed (EX_TEMPFAIL).
 EXIT_INTERRUPTED = 75
@@ -28,9 +28,12 @@ class StageTask(_Document):
     """`python -m s2d.stages TASK.json` reads this."""
 
     job_dir: Path
-    kind: StageKind
+    stage: str
+    """The stage's id in the plan."""
     attempt: int
-    models: dict[ModelRole, str]
+    models: dict[str, str]
+    micro_batch: int | None = None
+    """Sequences in one forward pass where the plan's number was too many for the memory; the step stays the same."""
     supervisor: ProcessId
     heartbeat: Path | None = None
     heartbeat_timeout_s: float | None = None
@@ -52,9 +55,13 @@ class GateResult(_Document):
 class StageResult(_Document):
     """`result.json`: the stage is done."""
 
+    stage: str
     kind: StageKind
     steps: int = 0
     tokens: int = 0
+    prompt_tokens: int = 0
+    """Of rollouts, beside `tokens`; training counts its prompts among `tokens`."""
+    flops: float = 0.0
     seconds: float = 0.0
     labels: int = 0
     dropped_prompts: int = 0

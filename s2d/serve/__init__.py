@@ -6,9 +6,10 @@
 chat completions there and back. The room imports no torch: only the processes that it starts do.
 """
 
+from s2d.serve.admission import Admission
 from s2d.serve.forward import Forwarder
 from s2d.serve.lease import Lease
 from s2d.serve.pool import StudentServers
 from s2d.serve.settings import ServeSettings
 
-__all__ = ["Forwarder", "Lease", "ServeSettings", "StudentServers"]
+__all__ = ["Admission", "Forwarder", "Lease", "ServeSettings", "StudentServers"]

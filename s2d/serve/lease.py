@@ -26,6 +26,18 @@ class Lease:
         if on_release is not None:
             on_release()
 
+    def also(self, on_release: Callable[[], None]) -> Self:
+        """Call this as well when the lease is released."""
+        before = self._on_release
+
+        def both() -> None:
+            on_release()
+            if before is not None:
+                before()
+
+        self._on_release = both
+        return self
+
     def __enter__(self) -> Self:
         return self
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2d.serve import Forwarder, Lease, ServeSettings, StudentServers
+from s2d.serve import Admission, Forwarder, Lease, ServeSettings, StudentServers
 from s2d.services import students
 from s2d.services.context import Context
 from s2d.settings import Settings
@@ -20,6 +20,7 @@ class Chat:
 
     servers: StudentServers
     forwarder: Forwarder
+    admission: Admission
 
     async def close(self) -> None:
         """Stops every student server; up to some ten seconds each."""
@@ -37,7 +38,7 @@ def open_chat(settings: Settings) -> Chat:
         idle_s=settings.serve_idle_s,
         log_dir=settings.log_dir / "students",
     )
-    return Chat(StudentServers(serve), Forwarder(serve.answer_timeout_s))
+    return Chat(StudentServers(serve), Forwarder(serve.answer_timeout_s), Admission(settings.serve_max_requests))
 
 
 async def complete(ctx: Context, chat: Chat, student_id: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -45,6 +46,7 @@ async def complete(ctx: Context, chat: Chat, student_id: str, body: dict[str, An
 
     Raises:
         NotFound: no such student.
+        TooManyRequests: the student has as many requests as it may.
         InvalidRequest, Unavailable, StudentFailed: see `s2d.serve.Forwarder.complete`.
     """
     return await chat.forwarder.complete(await _lease(ctx, chat, student_id), body)
@@ -57,4 +59,10 @@ async def stream(ctx: Context, chat: Chat, student_id: str, body: dict[str, Any]
 
 async def _lease(ctx: Context, chat: Chat, student_id: str) -> Lease:
     row = await asyncio.to_thread(students.get, ctx, student_id)
-    return await chat.servers.acquire_async(student_id, Path(row.path))
+    leave = chat.admission.enter(student_id)
+    try:
+        lease = await chat.servers.acquire_async(student_id, Path(row.path))
+    except BaseException:
+        leave()
+        raise
+    return lease.also(leave)

@@ -9,10 +9,11 @@ from pathlib import Path
 from sqlalchemy.exc import IntegrityError
 
 from s2d.errors import InvalidPlan, NotFound
-from s2d.plan.document import Plan
+from s2d.plan.document import Plan, read_plan
 from s2d.plan.service import check_against_data
 from s2d.services.context import Context
-from s2d.store import events, files, idempotency, jobs, plans
+from s2d.store import events, files, idempotency, jobs, ledger, plans
+from s2d.store.ledger import Spending
 from s2d.store.states import JobState
 from s2d.store.tables import EventRow, FileRow, JobRow
 
@@ -44,7 +45,7 @@ def _create(ctx: Context, plan_id: str, file_id: str, name: str | None, idempote
             known = idempotency.recall(session, _SCOPE, idempotency_key, request_hash)
             if known is not None:
                 return jobs.get(session, known)
-        plan = Plan.model_validate(plans.get(session, plan_id).document)
+        plan = read_plan(plans.get(session, plan_id).document)
         check_file(plan, files.get(session, file_id, param="training_file"))
         row = jobs.create(session, plan_id=plan_id, file_id=file_id, name=name)
         if idempotency_key is not None:
@@ -81,11 +82,30 @@ def cancel(ctx: Context, job_id: str) -> JobRow:
         return jobs.request_cancel(session, job_id)
 
 
+def pause(ctx: Context, job_id: str) -> JobRow:
+    """Raises NotFound, and Conflict when the job has ended."""
+    with ctx.db.begin() as session:
+        return jobs.request_pause(session, job_id)
+
+
+def resume(ctx: Context, job_id: str) -> JobRow:
+    """Raises NotFound, and Conflict when the job has succeeded or is still being stopped."""
+    with ctx.db.begin() as session:
+        return jobs.request_resume(session, job_id)
+
+
 def events_since(ctx: Context, job_id: str, after: int, limit: int) -> tuple[Sequence[EventRow], JobRow]:
     """Events after the number `after`, and the job as it was when they were read."""
     with ctx.db.read() as session:
         job = jobs.get(session, job_id)
         return events.since(session, job_id, after, limit), job
+
+
+def labels(ctx: Context, job_id: str) -> list[Spending]:
+    """Who has spent how many labels so far. Raises NotFound."""
+    with ctx.db.read() as session:
+        jobs.get(session, job_id)
+        return ledger.spent(session, job_id)
 
 
 def report_path(ctx: Context, job_id: str, name: str = "report.json") -> Path:

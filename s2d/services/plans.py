@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy.exc import IntegrityError
 
 from s2d.data.summary import summarize
-from s2d.plan.document import Plan
+from s2d.plan.document import Plan, read_plan
 from s2d.plan.hardware import detect
 from s2d.plan.request import DataSummary, PlanRequest
 from s2d.plan.service import make_plan
@@ -53,9 +53,9 @@ def _summary(ctx: Context, file_id: str) -> DataSummary:
 
 
 def get(ctx: Context, plan_id: str) -> Plan:
-    """Raises NotFound."""
+    """Raises NotFound, and InvalidPlan for a plan of another version."""
     with ctx.db.read() as session:
-        return Plan.model_validate(plans.get(session, plan_id).document)
+        return read_plan(plans.get(session, plan_id).document)
 
 
 def list_page(ctx: Context, *, after: str | None, limit: int) -> tuple[Sequence[PlanRow], bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2d.store.states import JobState
 
@@ -25,13 +25,20 @@ class StageProgress(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    kind: str
+    id: str
+    kind: str = Field(description="What it does; the stages of a control do the same as the workflow's.")
     state: StageState = "pending"
     started_at: float | None = None
     finished_at: float | None = None
     steps: int = Field(default=0, ge=0, description="Optimizer steps done.")
     seconds: float = Field(default=0.0, ge=0)
     tokens: int = Field(default=0, ge=0, description="Tokens generated plus trained on.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """Jobs of the first version had one stage of a kind, and stored no id."""
+        return {"id": stored.get("kind"), **stored}
 
 
 class Progress(BaseModel):
@@ -45,6 +52,12 @@ class Progress(BaseModel):
     metrics: dict[str, float | None] = Field(default={}, description="The latest metrics of the current stage.")
     eta_s: EtaRange | None = None
     stages: tuple[StageProgress, ...] = ()
+
+    def held(self) -> Self:
+        """A paused job's stage waits for its turn again."""
+        waiting = {"state": "pending"}
+        stages = tuple(stage.model_copy(update=waiting) if stage.state == "running" else stage for stage in self.stages)
+        return self.model_copy(update={"stages": stages, "eta_s": None})
 
     def ended(self, state: JobState, at: float | None) -> Self:
         """What the last write of a worker means once the job has ended: no stage runs or waits any longer."""

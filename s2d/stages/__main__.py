@@ -17,7 +17,8 @@ from pathlib import Path
 
 from s2d.atomic import write_atomic
 from s2d.errors import S2DError
-from s2d.plan.document import StageKind
+from s2d.plan.document import Stage, Training
+from s2d.plan.flops import Compute
 from s2d.runner.events import read_events
 from s2d.runner.layout import JobLayout
 from s2d.runner.task import EXIT_INTERRUPTED, StageError, StageResult, StageTask
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
         return EXIT_INTERRUPTED
     except Exception as err:
         traceback.print_exc()
-        _fail(JobLayout(task.job_dir).stage(task.kind), err)
+        _fail(JobLayout(task.job_dir).stage(task.stage), err)
         return 1
     return 0
 
@@ -43,9 +44,12 @@ def _run(runtime: StageRuntime) -> None:
     runtime.watch()
     runtime.emit("message", "loading libraries and models")
     started = time.monotonic()
-    result = _entry(runtime.task.kind)(runtime)
+    result = _entry(runtime.stage)(runtime)
     if runtime.rank == 0:
-        final = result.model_copy(update={"seconds": seconds_before(runtime) + time.monotonic() - started})
+        seconds = seconds_before(runtime) + time.monotonic() - started
+        compute = Compute(runtime.plan.stages, runtime.plan.teacher, runtime.plan.student)
+        spent = compute.flops(runtime.stage, result.tokens + result.prompt_tokens, result.data.get("teacher_tokens"))
+        final = result.model_copy(update={"seconds": seconds, "flops": spent})
         write_atomic(runtime.folder / "result.json", final.model_dump_json(indent=1))
 
 
@@ -59,9 +63,13 @@ def seconds_before(runtime: StageRuntime) -> float:
     return sum(spans)
 
 
-def _entry(kind: StageKind) -> Callable[[StageRuntime], StageResult]:
+def _entry(stage: Stage) -> Callable[[StageRuntime], StageResult]:
     """The stage's function; imported here so that an evaluation does not load the trainers."""
-    match kind:
+    if isinstance(stage, Training) and stage.steps == 0:
+        from s2d.stages import unchanged
+
+        return unchanged.run
+    match stage.kind:
         case "teacher_rl" | "student_rl" | "direct_grpo":
             from s2d.stages import grpo
 
@@ -78,6 +86,10 @@ def _entry(kind: StageKind) -> Callable[[StageRuntime], StageResult]:
             from s2d.stages import opd
 
             return opd.run
+        case "select":
+            from s2d.stages import select
+
+            return select.run
         case "evaluate":
             from s2d.stages import evaluate
 
@@ -107,8 +119,12 @@ def _code(err: Exception) -> str:
     # safetensors and torch wrap the system's error in their own.
     if (isinstance(err, OSError) and err.errno == errno.ENOSPC) or "No space left on device" in str(err):
         return "disk_full"
-    if isinstance(err, MemoryError) or type(err).__name__ == "OutOfMemoryError":
+    # On CPU torch says so in words alone.
+    if isinstance(err, MemoryError) or type(err).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(err):
         return "out_of_memory"
+    # What torch says when the weights that it draws from are no numbers any more.
+    if "probability tensor contains either" in str(err):
+        return "nan_loss"
     return "stage_failed"
 
 

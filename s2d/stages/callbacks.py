@@ -114,7 +114,7 @@ class Checkpointing(TrainerCallback):
         manifest = seal(
             folder,
             plan_id=self._runtime.plan.id,
-            stage=self._runtime.task.kind,
+            stage=self._runtime.task.stage,
             step=state.global_step,
             sampler_position=position,
             labels_spent=min(position, self._label_rows),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from s2d.evaluate.score import score
 from s2d.evaluate.scores import load_scores
-from s2d.plan.document import Evaluate, ModelRole
+from s2d.plan.document import Evaluate
 from s2d.rollouts.prompts import load_prompts
 from s2d.runner.task import StageResult
 from s2d.stages.inference import opened
+from s2d.stages.labels import check_account
 from s2d.stages.runtime import StageRuntime
 from s2d.verifiers.pool import GradingPool
 
@@ -20,11 +21,16 @@ def run(runtime: StageRuntime) -> StageResult:
             dropped, problems = _evaluate(runtime, role, index, pool)
             tokens += load_scores(runtime.layout.evaluations / f"test-{role}.json").completion_tokens
     return StageResult(
-        kind=stage.kind, steps=len(stage.models), tokens=tokens, labels=problems, dropped_prompts=dropped
+        stage=stage.id,
+        kind=stage.kind,
+        steps=len(stage.models),
+        tokens=tokens,
+        labels=problems,
+        dropped_prompts=dropped,
     )
 
 
-def _evaluate(runtime: StageRuntime, role: ModelRole, index: int, pool: GradingPool) -> tuple[int, int]:
+def _evaluate(runtime: StageRuntime, role: str, index: int, pool: GradingPool) -> tuple[int, int]:
     """Score one model unless an earlier attempt did; returns (problems left out as too long, problems scored)."""
     stage: Evaluate = runtime.stage
     path = runtime.layout.evaluations / f"test-{role}.json"
@@ -32,6 +38,7 @@ def _evaluate(runtime: StageRuntime, role: ModelRole, index: int, pool: GradingP
         problems, dropped = load_prompts(
             [runtime.layout.data / "test.jsonl"], tokenizer, runtime.plan.max_prompt_tokens
         )
+        check_account(runtime, problems)
         if path.exists():
             return dropped, len(problems)
         count = len(stage.models)

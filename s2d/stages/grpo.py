@@ -12,7 +12,8 @@ from s2d.plan.document import Grpo
 from s2d.rollouts.prompts import load_prompts
 from s2d.runner.task import StageResult
 from s2d.stages.datasets import dataset
-from s2d.stages.models import load_tokenizer, revision_of
+from s2d.stages.labels import check_account
+from s2d.stages.models import tokenizer_of
 from s2d.stages.rewards import VerifierReward
 from s2d.stages.runtime import StageRuntime
 from s2d.stages.training import lora_config, student_model, train, trainer_arguments
@@ -23,9 +24,10 @@ def run(runtime: StageRuntime) -> StageResult:
     """Train on the labels of the stage's own roles, and on no others."""
     stage: Grpo = runtime.stage
     role = stage.starts_from
-    tokenizer = load_tokenizer(runtime.task.models[role], revision_of(runtime.plan, role))
+    tokenizer = tokenizer_of(runtime.plan, role, runtime.task.models[role])
     files = [runtime.layout.data / f"{label_role}.jsonl" for label_role in stage.label_roles]
     prompts, dropped = load_prompts(files, tokenizer, runtime.plan.max_prompt_tokens)
+    check_account(runtime, prompts)
     rows = dataset(prompts, stage.steps * stage.prompts_per_step, stage.seed)
     with GradingPool(runtime.plan.verifier) as pool:
         trainer = GRPOTrainer(
@@ -49,4 +51,6 @@ def config(runtime: StageRuntime) -> GRPOConfig:
         epsilon=stage.epsilon,
         epsilon_high=stage.epsilon_high,
         beta=stage.beta,
+        # The unbiased gradient of the reverse KL, also when the rollouts are a step old.
+        use_bias_correction_kl=True,
     )

@@ -8,19 +8,18 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from s2d.plan.document import ModelRole
 from s2d.rollouts.engine import RolloutEngine
-from s2d.stages.models import inference_device, load_model, load_tokenizer, revision_of
+from s2d.stages.models import inference_device, load_model, revision_of, tokenizer_of
 from s2d.stages.runtime import StageRuntime
 
 
 @contextmanager
-def opened(runtime: StageRuntime, role: ModelRole) -> Iterator[tuple[RolloutEngine, PreTrainedTokenizerBase]]:
+def opened(runtime: StageRuntime, role: str) -> Iterator[tuple[RolloutEngine, PreTrainedTokenizerBase]]:
     """The engine and the tokenizer of this role's model; its memory is given back at the end."""
     plan, stage = runtime.plan, runtime.stage
     torch.set_num_threads(plan.hardware.cpu_threads)
     name, revision = runtime.task.models[role], revision_of(plan, role)
-    tokenizer = load_tokenizer(name, revision)
+    tokenizer = tokenizer_of(plan, role, name)
     engine = _engine(runtime, name, revision, stage.batch_size, tokenizer)
     try:
         yield engine, tokenizer

@@ -10,7 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from s2d.errors import StageFailure
-from s2d.plan.document import ModelRole, Plan
+from s2d.plan.document import Plan, Prompting
+from s2d.plan.graph import BASE_MODELS
+from s2d.rollouts.prompting import prompted
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -23,6 +25,25 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         raise StageFailure(f"The tokenizer of {name} cannot be loaded: {err}", code="model") from err
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def tokenizer_of(plan: Plan, model: str, place: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model of the plan, its chat template with what the plan adds to every prompt.
+
+    Raises:
+        StageFailure: code "model"; see `load_tokenizer`, or there is no chat template to add to.
+    """
+    tokenizer = load_tokenizer(place, revision_of(plan, model))
+    # Models that the job made were saved with it.
+    if model not in BASE_MODELS or plan.prompt == Prompting():
+        return tokenizer
+    if not isinstance(tokenizer.chat_template, str):
+        raise StageFailure(f"The plan adds to every prompt, and {place} has no chat template to add to.", code="model")
+    added = prompted("", plan.prompt)
+    # A student of an earlier job, used as a base, has it already.
+    if not tokenizer.chat_template.startswith(added):
+        tokenizer.chat_template = added + tokenizer.chat_template
     return tokenizer
 
 
@@ -41,7 +62,7 @@ def load_model(name: str, *, dtype: str, device: str, revision: str | None = Non
     return model.to(device)
 
 
-def revision_of(plan: Plan, role: ModelRole) -> str | None:
+def revision_of(plan: Plan, role: str) -> str | None:
     """The hub revision that the plan pins for a base model; models that the job made have none."""
     return {"base_teacher": plan.teacher.revision, "base_student": plan.student.revision}.get(role)
 
@@ -58,6 +79,15 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     tokenizer.save_pretrained(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a saved model; a folder of the target's name is always whole."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
 
 
 def inference_device(device: str) -> str:

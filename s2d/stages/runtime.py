@@ -16,6 +16,7 @@ from s2d.events import EventType, NewEvent
 from s2d.plan.document import Plan, load_plan
 from s2d.runner.layout import JobLayout
 from s2d.runner.task import GateResult, ProcessId, StageTask
+from s2d.stages.matching import fitted, matched
 
 WATCH_S = 0.5
 #: A process with the supervisor's number that started this much later is another one.
@@ -34,8 +35,9 @@ class StageRuntime:
         self.rank = rank
         self.layout = JobLayout(task.job_dir)
         self.plan: Plan = load_plan(self.layout.plan.read_text())
-        self.stage: Any = self.plan.stage(task.kind)
-        self.folder = self.layout.stage(task.kind)
+        stage = matched(self.plan, self.layout, self.plan.stage(task.stage))
+        self.stage: Any = fitted(stage, task.micro_batch)
+        self.folder = self.layout.stage(task.stage)
         self.stop_requested = False
         self._events = self.folder / task.events_name
 
@@ -51,7 +53,7 @@ class StageRuntime:
         """Append one event; the runner reads the file as it grows."""
         if self.rank != 0:
             return
-        event = NewEvent(type=kind, level=level, stage=self.task.kind, step=step, message=message, data=data)
+        event = NewEvent(type=kind, level=level, stage=self.task.stage, step=step, message=message, data=data)
         with self._events.open("a", encoding="utf-8") as file:
             file.write(event.model_dump_json() + "\n")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from s2d.evaluate.score import score
-from s2d.evaluate.scores import Scores, load_scores
+from s2d.evaluate.scores import Scores
 from s2d.evaluate.statistics import paired_gain
-from s2d.plan.document import ModelRole, Plan, TeacherRollouts
+from s2d.plan.document import Plan, TeacherRollouts
+from s2d.plan.graph import WORKFLOW
 from s2d.rollouts.engine import Rollout
 from s2d.rollouts.prompts import Prompt, load_prompts
 from s2d.rollouts.stored import RolloutStore, StoredRollout
@@ -19,7 +19,7 @@ from s2d.runner.task import GateResult, StageResult
 from s2d.stages.checkpoints import sha256_file
 from s2d.stages.inference import opened
 from s2d.stages.runtime import StageRuntime
-from s2d.verifiers.pool import GradingPool
+from s2d.stages.validation import validate
 
 #: Prompts in one stored part: what a kill can cost.
 PART = 512
@@ -27,10 +27,21 @@ PART = 512
 
 def run(runtime: StageRuntime) -> StageResult:
     stage: TeacherRollouts = runtime.stage
-    before, after = _validate(runtime, "base_teacher"), _validate(runtime, stage.teacher)
+    if stage.arm != WORKFLOW:
+        return _generate(runtime, StageResult(stage=stage.id, kind=stage.kind))
+    k = runtime.plan.gates.c1.k
+    before, after = validate(runtime, "base_teacher", k=k), validate(runtime, stage.teacher, k=k)
     gate = judge_c1(runtime.plan, before, after)
     runtime.gate(gate)
-    result = StageResult(kind=stage.kind, gate=gate, tokens=before.completion_tokens + after.completion_tokens)
+    tokens = before.completion_tokens + after.completion_tokens
+    result = StageResult(
+        stage=stage.id,
+        kind=stage.kind,
+        gate=gate,
+        tokens=tokens,
+        prompt_tokens=before.prompt_tokens + after.prompt_tokens,
+        labels=len(before.ids),
+    )
     if not gate.passed and runtime.plan.gates.on_failure == "stop":
         return result
     return _generate(runtime, result)
@@ -60,34 +71,11 @@ def judge_c1(plan: Plan, before: Scores, after: Scores) -> GateResult:
     return GateResult(gate="c1", passed=passed, measured=measured, message=message)
 
 
-def _validate(runtime: StageRuntime, role: ModelRole) -> Scores:
-    """avg@k material of one model on the validation labels; kept, so that a restart does not draw it again."""
-    path = runtime.layout.evaluations / f"validation-{role}.json"
-    if path.exists():
-        return load_scores(path)
-    plan, stage = runtime.plan, runtime.stage
-    with opened(runtime, role) as (engine, tokenizer), GradingPool(plan.verifier) as pool:
-        problems, _ = load_prompts([runtime.layout.data / "validation.jsonl"], tokenizer, plan.max_prompt_tokens)
-        scores = score(
-            engine,
-            tokenizer,
-            problems,
-            pool,
-            k=plan.gates.c1.k,
-            sampling=stage.sampling,
-            max_tokens=plan.max_completion_tokens,
-            seed=stage.seed,
-            on_batch=lambda done, total: runtime.progress(done, total, f"validating {role}"),
-        )
-    scores.save(path, role=role, split="validation")
-    return scores
-
-
 def _generate(runtime: StageRuntime, result: StageResult) -> StageResult:
     stage: TeacherRollouts = runtime.stage
-    store = RolloutStore(runtime.layout.rollouts)
+    store = RolloutStore(runtime.layout.rollouts(stage.id))
     with opened(runtime, stage.teacher) as (engine, tokenizer):
-        pool = [runtime.layout.data / "prompts.jsonl"]
+        pool = [runtime.layout.prompts(stage.pool)]
         prompts, dropped = load_prompts(pool, tokenizer, runtime.plan.max_prompt_tokens)
         prompts = prompts[: stage.prompts]
         runtime.progress(0, len(prompts), "teacher rollouts")
@@ -117,7 +105,12 @@ def _generate(runtime: StageRuntime, result: StageResult) -> StageResult:
         samples_per_prompt=stage.samples_per_prompt,
     )
     return result.model_copy(
-        update={"tokens": result.tokens + tokens, "dropped_prompts": dropped, "data": {"provenance": provenance}}
+        update={
+            "tokens": result.tokens + tokens,
+            "prompt_tokens": result.prompt_tokens + stage.samples_per_prompt * sum(len(one.ids) for one in prompts),
+            "dropped_prompts": dropped,
+            "data": {"provenance": provenance},
+        }
     )
 
 

@@ -123,6 +123,7 @@ def train(
     callbacks: tuple[TrainerCallback, ...] = (),
     dropped: int = 0,
     done: Callable[[], bool] = lambda: False,
+    before_saving: Callable[[Any], Any] = lambda model: model,
 ) -> StageResult:
     """Train to the end, or from the newest valid checkpoint on, and save the model under its role.
 
@@ -130,6 +131,7 @@ def train(
         rows_per_step: dataset rows behind one optimizer step; the sampler position is `step * rows_per_step`.
         label_rows: distinct labeled rows among them, for the ledger in the manifest.
         done: whether the stage came to its end before its last step.
+        before_saving: takes the trained model and returns what is saved, in the one process that saves.
 
     Raises:
         Interrupted: told to stop; a sealed checkpoint of the last whole step is there.
@@ -150,11 +152,12 @@ def train(
     if runtime.stop_requested and not whole:
         raise Interrupted
     if trainer.accelerator.is_main_process:
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        model = before_saving(trainer.accelerator.unwrap_model(trainer.model))
         save_model(model, trainer.processing_class, runtime.layout.model(runtime.stage.trains))
     trainer.accelerator.wait_for_everyone()
     return StageResult(
-        kind=runtime.task.kind,
+        stage=runtime.stage.id,
+        kind=runtime.stage.kind,
         steps=trainer.state.global_step,
         tokens=report.tokens,
         # A short run does not come to all of its labels: the order is a pass over them before any comes again.

@@ -60,14 +60,14 @@ class Database:
         with Session(self.engine.execution_options(s2d_read=True), expire_on_commit=False) as session, session.begin():
             yield session
 
-    def migrate(self) -> None:
-        """Bring the schema up to the newest revision; safe to call from several processes at once."""
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the schema up to a revision; safe to call from several processes at once."""
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         # One connection is handed over so that env.py locks and migrates in one transaction.
         with self.engine.begin() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
 
     def close(self) -> None:
         self.engine.dispose()

@@ -16,7 +16,7 @@ from s2d.store.database import db_now
 from s2d.store.events import LeaseLost
 from s2d.store.ids import new_id
 from s2d.store.pages import page
-from s2d.store.states import FINAL, JobState, sources
+from s2d.store.states import FINAL, HELD, JobState, sources
 from s2d.store.tables import JobRow
 
 
@@ -101,6 +101,16 @@ def heartbeat(session: Session, claim: Claim, lease_s: float) -> JobState:
     return state
 
 
+def hold(session: Session, claim: Claim) -> None:
+    """Make sure, until the transaction ends, that the job is still this claim's.
+
+    Raises:
+        LeaseLost: see `heartbeat`.
+    """
+    if session.execute(_held(claim).values(epoch=claim.epoch).returning(JobRow.id)).one_or_none() is None:
+        raise LeaseLost(claim.job_id)
+
+
 def record(session: Session, claim: Claim, progress: dict[str, Any], new: Sequence[NewEvent]) -> None:
     """Events and the progress they amount to, in one fenced write.
 
@@ -130,7 +140,7 @@ def finish(
         LeaseLost: see `heartbeat`.
     """
     current = session.execute(select(JobRow.state).where(JobRow.id == claim.job_id).with_for_update()).scalar_one()
-    target: JobState = "cancelled" if current == "cancelling" else state
+    target = _settled(current, state)
     values: dict[str, Any] = {"state": target, "lease_expires_at": None, "worker": None, "error": error}
     if target == "cancelled":
         values["error"] = None
@@ -138,7 +148,7 @@ def finish(
         values["student_id"] = student_id
     if target in FINAL:
         values["finished_at"] = db_now()
-    if target == "queued":
+    if target in ("queued", "paused"):
         # Handed back in order: only lost workers count towards the attempts that a job has.
         values["attempt"] = JobRow.attempt - 1
     moved = _held(claim).where(JobRow.state.in_(sources(target))).values(**values).returning(JobRow.id)
@@ -151,36 +161,85 @@ def finish(
     return target
 
 
+def _settled(current: str, reached: JobState) -> JobState:
+    """Where a worker leaves a job: a wish that came meanwhile decides what becomes of one that is handed back."""
+    if current == "cancelling":
+        return "cancelled"
+    return "paused" if current == "pausing" and reached == "queued" else reached
+
+
+def request_pause(session: Session, job_id: str) -> JobRow:
+    """Hold the job at once when no worker has it, else ask the worker to. Asking again changes nothing.
+
+    Raises:
+        NotFound, Conflict: the job has ended, or is being cancelled.
+    """
+    row = _locked(session, job_id)
+    if row.state in ("paused", "pausing"):
+        return row
+    if row.state in FINAL or row.state == "cancelling":
+        raise Conflict(f"Job {job_id!r} is {row.state}; there is nothing to pause.", code="job_finished")
+    return _move(session, row, "paused" if row.state == "queued" else "pausing")
+
+
+def request_resume(session: Session, job_id: str) -> JobRow:
+    """Queue a paused, failed or cancelled job again; it goes on from its last whole checkpoint with all its attempts.
+
+    Asking again while it waits or runs changes nothing.
+
+    Raises:
+        NotFound, Conflict: the job has succeeded, or a worker is still letting it go.
+    """
+    row = _locked(session, job_id)
+    if row.state in ("queued", "running"):
+        return row
+    if row.state not in sources("queued"):
+        raise Conflict(f"Job {job_id!r} is {row.state} and cannot be resumed.", code="not_resumable")
+    row.attempt, row.error, row.finished_at = 0, None, None
+    outbox.add(session, job_id)
+    return _move(session, row, "queued")
+
+
+def _locked(session: Session, job_id: str) -> JobRow:
+    row = session.execute(select(JobRow).where(JobRow.id == job_id).with_for_update()).scalar_one_or_none()
+    if row is None:
+        raise NotFound(f"There is no job {job_id!r}.", code="job_not_found", param="job_id")
+    return row
+
+
+def _move(session: Session, row: JobRow, target: JobState) -> JobRow:
+    """A change that a user has asked for, and its event."""
+    row.state = target
+    session.flush()
+    events.append(session, row.id, None, [_state_event(target)])
+    session.refresh(row)
+    return row
+
+
 def request_cancel(session: Session, job_id: str) -> JobRow:
     """Cancel at once when no worker has it, else ask the worker to. Asking again changes nothing.
 
     Raises:
         NotFound, Conflict: the job is already finished in another way.
     """
-    row = session.execute(select(JobRow).where(JobRow.id == job_id).with_for_update()).scalar_one_or_none()
-    if row is None:
-        raise NotFound(f"There is no job {job_id!r}.", code="job_not_found", param="job_id")
+    row = _locked(session, job_id)
     if row.state in ("cancelled", "cancelling"):
         return row
     if row.state in FINAL:
         raise Conflict(f"Job {job_id!r} has already {row.state}; there is nothing to cancel.", code="job_finished")
-    target: JobState = "cancelled" if row.state == "queued" else "cancelling"
-    row.state = target
-    if target == "cancelled":
-        row.finished_at = db_now()
-    session.flush()
-    events.append(session, job_id, None, [_state_event(target)])
-    session.refresh(row)
-    return row
+    if row.state in HELD:
+        return _move(session, row, "cancelling")
+    row.finished_at = db_now()
+    return _move(session, row, "cancelled")
 
 
 def requeue_lost(session: Session, max_attempts: int) -> list[tuple[str, JobState]]:
-    """What the reaper does: jobs whose lease ran out are queued again, cancelled if that was asked, or given up.
+    """What the reaper does: jobs whose lease ran out are queued again, given up, or what was asked of their worker.
 
     Returns:
         (job id, new state) of each job that moved.
     """
-    lost = select(JobRow).where(JobRow.state.in_(("running", "cancelling")), JobRow.lease_expires_at < db_now())
+    lost = select(JobRow).where(JobRow.state.in_(HELD), JobRow.lease_expires_at < db_now())
     moved: list[tuple[str, JobState]] = []
     for row in session.scalars(lost.with_for_update(skip_locked=True)).all():
         moved.append((row.id, _requeue(session, row, max_attempts)))
@@ -188,7 +247,7 @@ def requeue_lost(session: Session, max_attempts: int) -> list[tuple[str, JobStat
 
 
 def _requeue(session: Session, row: JobRow, max_attempts: int) -> JobState:
-    target: JobState = "cancelled" if row.state == "cancelling" else "queued"
+    target = _settled(row.state, "queued")
     if target == "queued" and row.attempt >= max_attempts:
         target = "failed"
         row.error = {
@@ -209,9 +268,7 @@ def _requeue(session: Session, row: JobRow, max_attempts: int) -> JobState:
 
 
 def _held(claim: Claim) -> Any:
-    return update(JobRow).where(
-        JobRow.id == claim.job_id, JobRow.epoch == claim.epoch, JobRow.state.in_(("running", "cancelling"))
-    )
+    return update(JobRow).where(JobRow.id == claim.job_id, JobRow.epoch == claim.epoch, JobRow.state.in_(HELD))
 
 
 def _state_event(state: JobState, level: str = "info", **data: Any) -> NewEvent:

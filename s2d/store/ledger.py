@@ -1,47 +1,68 @@
-"""The label ledger: which label of a job has which use. One label, one use (design decision 5)."""
+"""The label ledger: which stage of which arm of a job spent each label. One arm, one label, one use (decision 5)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from s2d.errors import Conflict
+from s2d.plan.graph import Account
+from s2d.store import jobs
+from s2d.store.jobs import Claim
 from s2d.store.tables import LedgerRow
 
 _CHUNK = 5000
 
 
-def spend(session: Session, job_id: str, role: str, label_ids: Iterable[str]) -> None:
-    """Record that these labels are for `role` in this job; asking again for the same use changes nothing.
+class Spending(NamedTuple):
+    """How many labels a stage spent for one use."""
+
+    arm: str
+    stage: str
+    role: str
+    labels: int
+
+
+def spend(session: Session, claim: Claim, account: Account, role: str, labels: Sequence[str]) -> None:
+    """Record these labels as the stage's; asking again for the same stage changes nothing.
 
     Raises:
-        Conflict: a label already has another use in this job.
+        Conflict: another stage of the arm has one of the labels already.
+        LeaseLost: the job is no longer this claim's.
     """
-    known = dict(session.execute(select(LedgerRow.label_id, LedgerRow.role).where(LedgerRow.job_id == job_id)).all())
-    fresh = iter(_fresh(known, role, label_ids))
+    jobs.hold(session, claim)
+    query = select(LedgerRow.label_id, LedgerRow.stage).where(
+        LedgerRow.job_id == claim.job_id, LedgerRow.arm == account.arm
+    )
+    known = dict(session.execute(query).all())
+    fresh = iter(_fresh(known, account, labels))
     try:
         while chunk := list(islice(fresh, _CHUNK)):
-            rows = [{"job_id": job_id, "label_id": label, "role": role} for label in chunk]
-            session.execute(insert(LedgerRow), rows)
+            same = {"job_id": claim.job_id, "role": role, **account._asdict()}
+            session.execute(insert(LedgerRow), [{**same, "label_id": label} for label in chunk])
     except IntegrityError as err:
         raise Conflict(f"A label of {role!r} was spent at the same moment elsewhere.", code="label_spent") from err
 
 
-def _fresh(known: dict[str, str], role: str, label_ids: Iterable[str]) -> Iterable[str]:
-    for label in label_ids:
-        used = known.get(label)
-        if used is None:
-            known[label] = role
+def _fresh(known: dict[str, str], account: Account, labels: Iterable[str]) -> Iterable[str]:
+    for label in labels:
+        owner = known.get(label)
+        if owner is None:
+            known[label] = account.stage
             yield label
-        elif used != role:
-            raise Conflict(f"Label {label} is spent on {used!r} and cannot be used for {role!r}.", code="label_spent")
+        elif owner != account.stage:
+            raise Conflict(
+                f"Label {label} was spent by {owner} and cannot be spent by {account.stage}.", code="label_spent"
+            )
 
 
-def spent(session: Session, job_id: str) -> dict[str, int]:
-    """Labels per use."""
-    query = select(LedgerRow.role, func.count()).where(LedgerRow.job_id == job_id).group_by(LedgerRow.role)
-    return dict(session.execute(query).all())
+def spent(session: Session, job_id: str) -> list[Spending]:
+    """Labels per arm, stage and use."""
+    columns = (LedgerRow.arm, LedgerRow.stage, LedgerRow.role)
+    query = select(*columns, func.count()).where(LedgerRow.job_id == job_id).group_by(*columns).order_by(*columns)
+    return [Spending(*row) for row in session.execute(query)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from s2d.errors import NotFound
-from s2d.plan.document import Plan
+from s2d.plan.document import SCHEMA_VERSION, Plan
 from s2d.store.database import db_now
 from s2d.store.pages import page
 from s2d.store.tables import PlanRow
@@ -33,4 +33,6 @@ def get(session: Session, plan_id: str) -> PlanRow:
 
 
 def list_page(session: Session, *, after: str | None, limit: int) -> tuple[Sequence[PlanRow], bool]:
-    return page(session, PlanRow, after=after, limit=limit)
+    """Those of this version; an older one cannot be carried out any more."""
+    where = [PlanRow.document["schema_version"].as_string() == SCHEMA_VERSION]
+    return page(session, PlanRow, after=after, limit=limit, where=where)

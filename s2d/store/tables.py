@@ -83,12 +83,14 @@ class EventRow(Base):
 
 
 class LedgerRow(Base):
-    """One label, one job, one use: the primary key makes spending a label twice impossible."""
+    """One arm of a job, one label, one use: the primary key makes spending a label twice impossible."""
 
     __tablename__ = "label_ledger"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    arm: Mapped[str] = mapped_column(String(40), primary_key=True)
     label_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(40))
     role: Mapped[str] = mapped_column(String(20))
 
 

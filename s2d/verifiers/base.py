@@ -10,8 +10,9 @@ from s2d.errors import InvalidRequest
 from s2d.verifiers.choice import ChoiceOptions, ChoiceVerifier
 from s2d.verifiers.exact import ExactOptions, ExactVerifier
 from s2d.verifiers.numeric import NumericOptions, NumericVerifier
+from s2d.verifiers.path import PathVerifier
 
-VerifierName = Literal["math", "exact", "numeric", "choice"]
+VerifierName = Literal["math", "exact", "numeric", "choice", "path"]
 
 #: The names that `VerifierSpec` takes.
 KNOWN: tuple[VerifierName, ...] = get_args(VerifierName)
@@ -36,6 +37,7 @@ _OPTIONS: dict[VerifierName, type[BaseModel]] = {
     "exact": ExactOptions,
     "numeric": NumericOptions,
     "choice": ChoiceOptions,
+    "path": NoOptions,
 }
 
 
@@ -76,6 +78,8 @@ def build(spec: VerifierSpec) -> Verifier:
             return NumericVerifier(NumericOptions.model_validate(spec.options))
         case "choice":
             return ChoiceVerifier(ChoiceOptions.model_validate(spec.options))
+        case "path":
+            return PathVerifier()
         case "math":
             from s2d.verifiers.math import MathVerifier  # the only one with a heavy import
 
