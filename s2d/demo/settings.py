@@ -34,7 +34,7 @@ OPTIMIZER: Final[dict[str, Any]] = {
 GRPO: Final[dict[str, Any]] = {**OPTIMIZER, "prompts_per_step": 32, "group_size": 8, "per_device_batch_size": 256}
 BRIDGE: Final[dict[str, Any]] = {**OPTIMIZER, "sequences_per_step": 64, "per_device_batch_size": 64}
 
-TEACHER_RL: Final[dict[str, Any]] = {**GRPO, "steps": 20, "learning_rate": 3e-4}
+TEACHER_RL: Final[dict[str, Any]] = {**GRPO, "steps": 16, "learning_rate": 3e-4}
 TEACHER_ROLLOUTS: Final[dict[str, Any]] = {**SAMPLING, "prompts": 4096, "samples_per_prompt": 1, "batch_size": 1024}
 WARMUP: Final[dict[str, Any]] = {**BRIDGE, "steps": 30, "max_steps": 90, "check_every": 15, "learning_rate": 1e-3}
 OPD: Final[dict[str, Any]] = {**BRIDGE, "steps": 40, "learning_rate": 5e-4}
@@ -42,12 +42,16 @@ STUDENT_RL: Final[dict[str, Any]] = {**GRPO, "steps": 40, "learning_rate": 2e-4}
 DIRECT_GRPO: Final[dict[str, Any]] = {**GRPO, "steps": 120, "learning_rate": 3e-4}
 EVALUATE: Final[dict[str, Any]] = {**SAMPLING, "k": 4, "batch_size": 1024}
 
+#: Tighter than the default: at this size the warmup comes much closer, and some students need more of it than others.
+GATE_C2: Final[dict[str, Any]] = {"max_kl": 0.1}
+
 #: The fields that the plan request has beside models, file and seed.
 OPTIONS: Final[dict[str, Any]] = {
     "labels": LABELS,
     "bridge_prompts": UNLABELED_PROMPTS,
     "max_completion_tokens": MAX_COMPLETION_TOKENS,
     "controls": ["direct_grpo"],
+    "gates": {"c2": GATE_C2},
     "stages": {
         "teacher_rl": TEACHER_RL,
         "teacher_rollouts": TEACHER_ROLLOUTS,

@@ -15,7 +15,7 @@ size cannot work out five operations within one token, so its bare answers are m
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -26,7 +26,7 @@ N_OPERATIONS = 5
 
 @dataclass(frozen=True)
 class Problem:
-    """The text of a prompt and its right answer, a digit."""
+    """The text of a prompt, and what an answer is checked by: here the right digit."""
 
     text: str
     answer: str
@@ -105,9 +105,13 @@ def _slipped(value: int, slip: float, rng: Random) -> int:
 
 def write_jsonl(path: Path, n_labeled: int, n_unlabeled: int, seed: int) -> None:
     """Write different problems as rows {"problem", "answer"}; the unlabeled rows, which come last, have no answer."""
-    rows = problems(n_labeled + n_unlabeled, seed)
+    write_rows(path, problems(n_labeled + n_unlabeled, seed), n_labeled)
+
+
+def write_rows(path: Path, problems: Iterable[Problem], n_labeled: int) -> None:
+    """Write problems as JSON lines, the first `n_labeled` with their answers."""
     with path.open("w", encoding="utf-8") as file:
-        for number, problem in enumerate(rows):
+        for number, problem in enumerate(problems):
             row = {"problem": problem.text}
             if number < n_labeled:
                 row["answer"] = problem.answer
