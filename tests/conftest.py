@@ -11,7 +11,7 @@ import postgres
 import pytest
 from sqlalchemy import create_engine, text
 
-CONTEXT = 256
+CONTEXT = 1024
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from s2d.data.ingest import ingest
-from s2d.data.summary import summarize
 from s2d.demo.task import write_jsonl
 from s2d.plan.document import Plan
 from s2d.plan.hardware import detect
 from s2d.plan.models import ModelPolicy
-from s2d.plan.request import DataSummary, read_request
+from s2d.plan.request import read_request
 from s2d.plan.service import make_plan
+from s2d.runner.local import summary_of
 
 DEMO = Path(__file__).resolve().parents[1] / "s2d" / "demo" / "assets"
 
@@ -41,20 +40,9 @@ def labels(path: Path, labeled: int = 200, unlabeled: int = 100) -> Path:
     return path
 
 
-def plan_for(upload: Path, scratch: Path, models: Path = DEMO, **changes: Any) -> Plan:
+def plan_for(upload: Path, *, models: Path = DEMO, **changes: Any) -> Plan:
     """The plan of a short run of the demo pair on this file."""
-    rows = scratch / "counted.jsonl"
-    with upload.open("rb") as stream:
-        report = ingest(stream, rows)
-    summary = summarize(rows)
-    data = DataSummary(
-        file_id="file_test",
-        sha256=report.sha256,
-        labeled=report.labeled,
-        unlabeled=report.unlabeled,
-        mean_prompt_chars=summary.prompt_chars_mean,
-        p95_prompt_chars=summary.prompt_chars_p95,
-    )
+    data = summary_of(upload)
     pair = {"teacher": str(models / "teacher"), "student": str(models / "student")}
-    request = read_request({**SHORT, **pair, "training_file": "file_test", **changes})
+    request = read_request({**SHORT, **pair, "training_file": data.file_id, **changes})
     return make_plan(request, data, detect(), ModelPolicy(roots=(models,)))

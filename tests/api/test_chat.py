@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from s2d.settings import Settings
 from s2d.store import students
 
 QUESTION: list[Any] = [{"role": "user", "content": "2+2?"}]
+MOST = 3
 #: Never the end-of-message token, so that an answer is as long as asked for.
 ENDLESS: dict[str, Any] = {"logit_bias": {"1": -100}, "max_tokens": 5, "temperature": 0}
 
@@ -29,7 +31,10 @@ ENDLESS: dict[str, Any] = {"logit_bias": {"1": -100}, "max_tokens": 5, "temperat
 def http(tmp_path_factory: pytest.TempPathFactory, random_student: Path) -> Iterator[httpx.Client]:
     """A client of a service that has one student, `team/student`. Its server is gone when the service is."""
     settings = Settings(
-        state_dir=tmp_path_factory.mktemp("chat") / "state", allow_hub=False, serve_engine="transformers"
+        state_dir=tmp_path_factory.mktemp("chat") / "state",
+        allow_hub=False,
+        serve_engine="transformers",
+        serve_max_requests=MOST,
     )
     app = create_app(settings)
     before = {child.pid for child in psutil.Process().children(recursive=True)}
@@ -87,7 +92,7 @@ def test_a_student_answers_whole_and_streamed(stock: openai.OpenAI) -> None:
         ({"max_tokens": 0}, "invalid_request", "max_tokens"),
         ({"temperature": 3}, "invalid_request", "temperature"),
         ({"best_of": 2}, "invalid_request", "best_of"),
-        ({"messages": [{"role": "user", "content": "x" * 300}]}, "context_length_exceeded", "messages"),
+        ({"messages": [{"role": "user", "content": "x" * 1100}]}, "context_length_exceeded", "messages"),
         ({"model": None}, "invalid_request", "model"),
     ],
 )
@@ -96,6 +101,19 @@ def test_bad_requests(http: httpx.Client, change: dict[str, Any], code: str, par
     body = {"model": "team/student", "messages": QUESTION, "stream": stream} | change
     problem = assert_problem(http.post("/v1/chat/completions", json=body), 400, code)
     assert problem["error"]["param"] == param
+
+
+def test_a_burst_is_answered_or_told_to_come_again(http: httpx.Client) -> None:
+    body = {"model": "team/student", "messages": QUESTION, **ENDLESS, "max_tokens": 100}
+    with ThreadPoolExecutor(4 * MOST) as pool:
+        answers = list(pool.map(lambda _: http.post("/v1/chat/completions", json=body), range(4 * MOST)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert len(answers) - len(refused) >= MOST
+    assert refused, "all at once were more than one student may answer"
+    for answer in refused:
+        assert_problem(answer, 429, "too_many_requests")
+        assert int(answer.headers["retry-after"]) > 0
+    assert http.post("/v1/chat/completions", json=body).status_code == 200, "its place is free again"
 
 
 def test_an_unknown_model(http: httpx.Client) -> None:

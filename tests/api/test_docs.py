@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -53,3 +54,12 @@ def test_every_address_is_documented(app: FastAPI) -> None:
     text = (ROOT / "docs" / "api.md").read_text()
     operations = [f"{method.upper()} {path}" for path, of in app.openapi()["paths"].items() for method in of]
     assert [operation for operation in operations if f"`{operation}`" not in text] == []
+
+
+def test_every_test_that_the_fault_table_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "faults.md").read_text()))
+    written = {
+        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert len(named) > 30
+    assert named - written == set()

@@ -12,9 +12,10 @@ from api_testing import PLAN, assert_problem, jsonl
 from fastapi.testclient import TestClient
 
 from s2d.errors import FAILURE_CODES
+from s2d.plan.graph import Account
 from s2d.services.context import Context
 from s2d.services.progress import EtaRange, Progress, StageProgress, StageState
-from s2d.store import jobs, students
+from s2d.store import jobs, ledger, students
 from s2d.store.states import JobState
 
 Job = dict[str, Any]
@@ -32,6 +33,18 @@ def finished(ctx: Context, job: Job, state: JobState, **how: Any) -> None:
     claim = claimed(ctx, job)
     with ctx.db.begin() as session:
         jobs.finish(session, claim, state, **how)
+
+
+def test_the_ledger_tells_who_has_spent_the_labels(client: TestClient, ctx: Context, job: Job) -> None:
+    claim = claimed(ctx, job)
+    with ctx.db.begin() as session:
+        ledger.spend(session, claim, Account("workflow", "teacher_rl"), "teacher_rl", ["a", "b"])
+        ledger.spend(session, claim, Account("direct_grpo", "direct_grpo"), "teacher_rl", ["a"])
+    assert client.get(f"/v1/jobs/{job['id']}/labels").json()["data"] == [
+        {"arm": "direct_grpo", "stage": "direct_grpo", "role": "teacher_rl", "labels": 1},
+        {"arm": "workflow", "stage": "teacher_rl", "role": "teacher_rl", "labels": 2},
+    ]
+    assert_problem(client.get("/v1/jobs/job_unknown/labels"), 404, "job_not_found")
 
 
 def test_a_job_is_queued(client: TestClient, job_body: dict[str, str]) -> None:

@@ -10,6 +10,9 @@ from api_testing import PLAN, assert_problem
 from fastapi.testclient import TestClient
 
 from s2d.plan.document import Plan
+from s2d.services.context import Context
+from s2d.store.database import db_now
+from s2d.store.tables import PlanRow
 
 BUDGET = PLAN | {"labeled_budget": 1000}
 
@@ -47,7 +50,7 @@ def test_a_plan_as_a_page(client: TestClient, how: dict[str, dict[str, str]]) ->
         assert answer.text.startswith("#")
         assert "Qwen/Qwen3-8B" in answer.text
     as_json = client.get(made.headers["location"], params={"format": "json"}, headers={"accept": "text/markdown"})
-    assert as_json.json()["schema_version"] == "s2d.plan/1"
+    assert as_json.json()["schema_version"] == "s2d.plan/2"
 
 
 def test_pages(client: TestClient) -> None:
@@ -79,3 +82,11 @@ def test_requests_that_make_no_plan(client: TestClient, change: dict[str, object
     body = assert_problem(client.post("/v1/plans", json=BUDGET | change), 400)
     assert (body["code"], body["error"]["param"]) == (code, param or body["error"]["param"])
     assert client.get("/v1/plans").json()["data"] == []
+
+
+def test_a_plan_of_an_older_version_is_named_and_stands_in_nobodys_way(client: TestClient, ctx: Context) -> None:
+    made = client.post("/v1/plans", json=BUDGET).json()
+    with ctx.db.begin() as session:
+        session.add(PlanRow(id="plan_old", document={"schema_version": "s2d.plan/1"}, created_at=db_now()))
+    assert [plan["id"] for plan in client.get("/v1/plans").json()["data"]] == [made["id"]]
+    assert_problem(client.get("/v1/plans/plan_old"), 400, "plan_outdated")

@@ -15,7 +15,7 @@ FEW = {
     "max_completion_tokens": 32,
     "bridge_prompts": 64,
     "labels": {"teacher_rl": 64, "student_rl": 64, "validation": 16, "test": 16},
-    "gates": {"c2": {"max_kl": 50.0, "prompts": 4}},
+    "gates": {"c2": {"max_kl": 50.0, "min_agreement": 0.0, "prompts": 4}},
     "controls": [],
     "stages": {
         name: {"steps": 2, **size, "save_every": 2}
@@ -30,7 +30,7 @@ FEW = {
 
 
 def test_c1_reports_that_the_teacher_did_not_improve_and_stops(gsm8k: Path, tmp_path: Path) -> None:
-    plan = plan_for(gsm8k / "train.jsonl", tmp_path, **FEW, on_gate_failure="stop")
+    plan = plan_for(gsm8k / "train.jsonl", **FEW, on_gate_failure="stop")
     assert plan.data.labeled == 7473
     outcome = run_plan(plan, gsm8k / "train.jsonl", tmp_path / "out", lambda _: None)
     assert outcome.error is not None
@@ -39,7 +39,7 @@ def test_c1_reports_that_the_teacher_did_not_improve_and_stops(gsm8k: Path, tmp_
 
 
 def test_it_goes_on_to_the_end_when_asked_to(gsm8k: Path, tmp_path: Path) -> None:
-    plan = plan_for(gsm8k / "train.jsonl", tmp_path, **FEW, on_gate_failure="continue")
+    plan = plan_for(gsm8k / "train.jsonl", **FEW, on_gate_failure="continue")
     events: list[NewEvent] = []
     outcome = run_plan(plan, gsm8k / "train.jsonl", tmp_path / "out", events.append)
     assert outcome.state == "succeeded"

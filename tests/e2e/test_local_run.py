@@ -32,8 +32,8 @@ def upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plan(upload: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    return plan_for(upload, tmp_path_factory.mktemp("plan"))
+def plan(upload: Path) -> Plan:
+    return plan_for(upload)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def rewards(out: Path) -> dict[str, Any]:
 
 def test_every_stage_reports_what_it_did(whole: tuple[Path, list[NewEvent]], plan: Plan) -> None:
     out, events = whole
-    kinds = list(plan.kinds())
+    kinds = list(plan.ids())
     assert [event.stage for event in events if event.type == "stage" and event.data["state"] == "succeeded"] == kinds
     steps = {
         kind: StageResult.model_validate_json((out / "stages" / kind / "result.json").read_text()) for kind in kinds
@@ -178,7 +178,7 @@ def test_no_process_of_a_stage_outlives_its_run() -> None:
 
 def test_a_failed_gate_stops_the_job_with_its_numbers(upload: Path, tmp_path: Path) -> None:
     plan = plan_for(
-        upload, tmp_path, on_gate_failure="stop", gates={"c1": {"k": 2, "min_gain": 0.99}}, controls=[],
+        upload, on_gate_failure="stop", gates={"c1": {"k": 2, "min_gain": 0.99}}, controls=[],
         stages={"teacher_rl": {"steps": 1, "prompts_per_step": 8, "group_size": 4}},
     )  # fmt: skip
     outcome = run_plan(plan, upload, tmp_path / "out", lambda _: None)
@@ -193,7 +193,7 @@ def test_a_failed_gate_stops_the_job_with_its_numbers(upload: Path, tmp_path: Pa
     assert not (tmp_path / "out" / "stages" / "warmup").exists()
 
 
-def test_a_folder_of_another_plan_is_refused(whole: tuple[Path, list[NewEvent]], upload: Path, tmp_path: Path) -> None:
-    other = plan_for(upload, tmp_path, seed=1)
+def test_a_folder_of_another_plan_is_refused(whole: tuple[Path, list[NewEvent]], upload: Path) -> None:
+    other = plan_for(upload, seed=1)
     with pytest.raises(InvalidPlan, match="another plan"):
         run_plan(other, upload, whole[0], lambda _: None)

@@ -17,7 +17,7 @@ from s2d.runner.local import run_plan
 def test_adapters_are_trained_resumed_and_merged(tmp_path: Path) -> None:
     upload = labels(tmp_path / "labels.jsonl")
     stages = {name: stage for name, stage in SHORT["stages"].items() if name != "direct_grpo"}
-    plan = plan_for(upload, tmp_path, lora={"rank": 4, "alpha": 8}, controls=[], stages=stages)
+    plan = plan_for(upload, lora={"rank": 4, "alpha": 8}, controls=[], stages=stages)
     stop, seen = threading.Event(), list[NewEvent]()
 
     def once(event: NewEvent) -> None:

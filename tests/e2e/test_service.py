@@ -197,7 +197,11 @@ def test_labels_are_in_the_ledger_once(client: Client, finished: tuple[str, Any]
 
     job, _ = finished
     with Database(client.service.settings.database).read() as session:
-        assert ledger.spent(session, job) == SHORT["labels"]
+        spent = ledger.spent(session, job)
+    assert {one.role: one.labels for one in spent if one.arm == "workflow"} == SHORT["labels"]
+    assert {one.stage for one in spent if one.arm == "direct_grpo"} == {"direct_grpo"}
+    report = client.http.get(f"/jobs/{job}/report").json()
+    assert sorted(map(tuple, (entry.values() for entry in report["ledger"]))) == sorted(map(tuple, spent))
 
 
 def test_cancel_ends_the_stage_and_keeps_its_checkpoint(client: Client, file_id: str) -> None:
@@ -214,6 +218,31 @@ def test_cancel_ends_the_stage_and_keeps_its_checkpoint(client: Client, file_id:
     folder = client.service.settings.job_dir(job) / "stages" / "teacher_rl" / "checkpoints"
     assert list(folder.glob("checkpoint-*/manifest.json"))
     assert client.http.post(f"/jobs/{job}/cancel").json()["state"] == "cancelled"
+
+
+def test_a_job_is_paused_resumed_cancelled_and_resumed_where_it_was(client: Client, file_id: str) -> None:
+    stages = {**SHORT["stages"], "teacher_rl": {**SHORT["stages"]["teacher_rl"], "steps": 500, "save_every": 100}}
+    job = client.start(client.plan(file_id, stages=stages), file_id)
+    reached = 0
+    for ask, end in (("pause", "paused"), ("cancel", "cancelled")):
+        client.wait_for_step(job, "teacher_rl", reached + 3)
+        assert client.http.post(f"/jobs/{job}/{ask}").status_code == 202
+        client.wait(job, end)
+        assert processes("s2d.stages", job) == []
+        before, reached = reached, newest_checkpoint(client, job)
+        assert reached > before
+        assert client.http.post(f"/jobs/{job}/resume").status_code == 202
+    client.wait_for_step(job, "teacher_rl", reached + 1)
+    events = client.http.get(f"/jobs/{job}/events", params={"limit": 1000}).json()["data"]
+    steps = [event["step"] for event in events if event["type"] == "metrics"]
+    assert steps == list(range(1, len(steps) + 1)), "no step is lost or made twice"
+    client.http.post(f"/jobs/{job}/cancel")
+    client.wait(job, "cancelled")
+
+
+def newest_checkpoint(client: Client, job: str) -> int:
+    folder = client.service.settings.job_dir(job) / "stages" / "teacher_rl" / "checkpoints"
+    return max(int(path.parent.name.split("-")[1]) for path in folder.glob("checkpoint-*/manifest.json"))
 
 
 def test_a_mismatched_pair_is_refused_when_planning(client: Client, file_id: str) -> None:

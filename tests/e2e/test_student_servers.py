@@ -142,7 +142,7 @@ def test_a_server_killed_mid_stream_ends_in_an_error_and_is_started_again(
     async def killed(forwarder: Forwarder, lease: Lease) -> list[str]:
         # Looked up beforehand, so that the signal comes while most of the answer is still to be drawn.
         processes = server_processes(lease)
-        events = payloads(await forwarder.stream(lease, body(max_tokens=200)))
+        events = payloads(await forwarder.stream(lease, body(max_tokens=900)))
         seen = [await anext(events)]
         for process in processes:
             process.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -12,9 +13,9 @@ import pytest
 from tiny import labels, plan_for
 
 from s2d.data.ingest import ingest
-from s2d.data.split import SplitReport
 from s2d.events import NewEvent
 from s2d.plan.document import Plan, Training
+from s2d.plan.graph import Account
 from s2d.runner.child import Wish
 from s2d.runner.layout import JobLayout
 from s2d.runner.pipeline import Pipeline
@@ -60,14 +61,13 @@ class Host:
     def wish(self) -> Wish:
         return "run"
 
-    def spend(self, split: SplitReport) -> None:
-        pass
+    def spend(self, account: Account, role: str, labels: Sequence[str]) -> None: ...
 
 
 @pytest.mark.slow
 def test_a_killed_rank_is_a_crash_that_is_resumed_from(tmp_path: Path) -> None:
     upload = labels(tmp_path / "labels.jsonl")
-    plan = two_devices(plan_for(upload, tmp_path))
+    plan = two_devices(plan_for(upload))
     rows, layout, host = tmp_path / "rows.jsonl", JobLayout(tmp_path / "job"), Host()
     with upload.open("rb") as stream:
         ingest(stream, rows)

@@ -390,7 +390,7 @@ RUN = [
 
 
 def test_the_board_follows_a_job() -> None:
-    board = Board.of(["teacher_rl", "opd"])
+    board = Board.of({"teacher_rl": "teacher_rl", "opd": "opd"})
     for one in RUN[:3]:
         board.take(one)
     assert board.running is not None
@@ -425,7 +425,7 @@ def test_gates_and_warnings_are_kept_as_lines() -> None:
 def test_without_a_terminal_a_line_comes_even_when_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "PLAIN_LINE_S", 0.3)
     out = io.StringIO()
-    with Progress(Console(file=out, width=100), ["teacher_rl", "opd"]) as shown:
+    with Progress(Console(file=out, width=100), {"teacher_rl": "teacher_rl", "opd": "opd"}) as shown:
         for one in RUN:
             shown.take(one)
         time.sleep(1.2)
@@ -436,7 +436,9 @@ def test_without_a_terminal_a_line_comes_even_when_nothing_happens(monkeypatch: 
 
 def test_on_a_terminal_something_moves_all_the_time() -> None:
     out = io.StringIO()
-    with Progress(Console(file=out, width=100, force_terminal=True), ["teacher_rl", "opd"]) as shown:
+    with Progress(
+        Console(file=out, width=100, force_terminal=True), {"teacher_rl": "teacher_rl", "opd": "opd"}
+    ) as shown:
         frames = set()
         for one in (None, *RUN):
             if one is not None:
@@ -458,7 +460,10 @@ def test_the_report_is_shown_with_intervals_and_its_path(tmp_path: Path) -> None
             "label": label,
             "pass_at_k": [],
             "truncated": 0.0,
+            "arm": "workflow",
             "labels_used": 512,
+            "updates": 140,
+            "flops": 1e12,
             "seconds": 61.2,
         } | (measured)
 
@@ -467,10 +472,21 @@ def test_the_report_is_shown_with_intervals_and_its_path(tmp_path: Path) -> None
         "arms": [arm("rl_student", "student after RL (3)", 0.947), arm("direct_grpo", "direct GRPO", 0.282)],
         "comparisons": [{"arm": "rl_student", "baseline": "direct_grpo", "gain": 0.665, "low": 0.64, "high": 0.69}],
         "stages": [
-            {"kind": "opd", "steps": 90, "tokens": 123456, "seconds": 37.4, "labels": 0, "dropped_prompts": 0},
+            {
+                "id": "opd",
+                "arm": "workflow",
+                "kind": "opd",
+                "steps": 90,
+                "tokens": 123456,
+                "flops": 1e12,
+                "seconds": 37.4,
+                "labels": 0,
+                "dropped_prompts": 0,
+            },
         ],
         "gates": [],
         "labels": {"teacher_rl": 512, "student_rl": 512, "validation": 256, "test": 1000},
+        "ledger": [],
         "curves": {},
         "provenance": {
             "teacher": "t",

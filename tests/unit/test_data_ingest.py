@@ -200,7 +200,7 @@ def test_two_answers_to_one_problem_name_both_lines(out: Path) -> None:
     [
         (b"", "the file is empty"),
         (b"\n \r\n", "the file is empty"),
-        (gzip.compress(jsonl(GOOD)), "gzip file: decompress it first"),
+        (gzip.compress(jsonl(GOOD), mtime=0), "gzip file: decompress it first"),
         (b"PAR1\x15\x04\x15", "Parquet file: export it as JSONL"),
         (b"PK\x03\x04zip", "a zip file"),
         ('{"problem": "x"}'.encode("utf-16"), "UTF-16 text: save it as UTF-8"),

@@ -109,7 +109,7 @@ def test_the_stored_teacher_is_better_than_guessing_and_far_from_perfect() -> No
 
 def test_pretraining_is_repeatable_and_its_files_load(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     phase = pretrain.Phase(pretrain.WARMUP_STEPS + 1, 1e-3, pretrain.STUDENT_TEXT)
-    recipe = pretrain.Recipe("tiny", 16, 32, 1, 1, (phase,))
+    recipe = pretrain.Recipe("tiny", 16, 32, 1, 1, 0.02, (phase,))
     for folder in ("first", "second"):
         pretrain.build(recipe, tmp_path / folder, seed=3)
     weights = [tmp_path / folder / "tiny" / "model.safetensors" for folder in ("first", "second")]

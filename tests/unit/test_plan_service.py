@@ -85,7 +85,7 @@ def test_what_holds_for_every_plan(fields: dict[str, Any]) -> None:
 
 def test_a_large_teacher_on_one_gpu_gets_adapters_and_the_reason() -> None:
     plan = real_plan(labeled_budget=2000, unlabeled_prompts=8000, controls=["direct_grpo"])
-    assert list(plan.kinds()) == [
+    assert list(plan.ids()) == [
         "teacher_rl", "teacher_rollouts", "warmup", "opd", "student_rl", "direct_grpo", "evaluate",
     ]  # fmt: skip
     teacher, student = plan.stage("teacher_rl"), plan.stage("student_rl")
@@ -103,7 +103,7 @@ def test_a_large_teacher_on_one_gpu_gets_adapters_and_the_reason() -> None:
 
 def test_models_follow_the_stages_that_are_planned(pair: Path) -> None:
     plan = tiny_plan(pair, labeled_budget=1000, student_rl=False)
-    assert "student_rl" not in list(plan.kinds())
+    assert "student_rl" not in list(plan.ids())
     assert plan.stage("evaluate").models == (
         "base_teacher", "rl_teacher", "base_student", "warmup_student", "opd_student",
     )  # fmt: skip

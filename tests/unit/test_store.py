@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -11,14 +12,17 @@ from collections.abc import Iterator
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import insert, text
+from sqlalchemy.exc import IntegrityError
 
 from s2d.errors import Conflict, InvalidRequest, NotFound
 from s2d.events import NewEvent
+from s2d.plan.graph import Account
 from s2d.store import events, idempotency, jobs, keys, ledger, outbox, students
 from s2d.store.database import Database, db_now
 from s2d.store.events import LeaseLost
 from s2d.store.states import FINAL, STATES, TRANSITIONS, sources
-from s2d.store.tables import Base, FileRow, JobRow, PlanRow
+from s2d.store.tables import Base, FileRow, JobRow, LedgerRow, PlanRow
 
 
 @pytest.fixture
@@ -59,6 +63,28 @@ def test_migrations_make_the_tables_that_the_code_describes(db: Database) -> Non
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
+def test_a_ledger_of_the_first_schema_is_carried_over(database_url: str) -> None:
+    database = Database(database_url)
+    database.migrate("0001")
+    with database.begin() as session:
+        session.add(PlanRow(id="plan_1", document={}, created_at=0.0))
+        fields = {"filename": "a", "purpose": "fine-tune", "bytes": 1, "sha256": "0", "labeled": 1, "unlabeled": 0}
+        session.add(FileRow(id="file_1", **fields, report={}, created_at=0.0))
+    with database.begin() as session:
+        job = jobs.create(session, plan_id="plan_1", file_id="file_1", name=None).id
+        for label, role in (("a", "teacher_rl"), ("b", "validation"), ("c", "test")):
+            values = {"job": job, "label": label, "role": role}
+            session.execute(text("INSERT INTO label_ledger VALUES (:job, :label, :role)"), values)
+    database.migrate()
+    with database.read() as session:
+        assert ledger.spent(session, job) == [
+            ("workflow", "evaluate", "test", 1),
+            ("workflow", "teacher_rl", "teacher_rl", 1),
+            ("workflow", "teacher_rollouts", "validation", 1),
+        ]
+    database.close()
+
+
 def test_migrating_from_several_processes_at_once_is_harmless(database_url: str) -> None:
     code = "import sys; from s2d.store.database import Database; Database(sys.argv[1]).migrate()"
     starting = [subprocess.Popen([sys.executable, "-c", code, database_url]) for _ in range(3)]
@@ -77,6 +103,76 @@ def test_every_state_is_reachable_and_final_states_stay() -> None:
     assert set(TRANSITIONS) == set(STATES)
     assert {"succeeded", "failed", "cancelled"} == FINAL
     assert all(sources(state) for state in STATES)
+    assert TRANSITIONS["succeeded"] == frozenset()
+
+
+def test_a_waiting_job_is_paused_at_once_and_waits_again_when_resumed(db: Database) -> None:
+    job_id = new_job(db)
+    with db.begin() as session:
+        assert jobs.request_pause(session, job_id).state == "paused"
+        assert jobs.request_pause(session, job_id).state == "paused"
+    assert claim(db, job_id) is None, "nobody takes a paused job"
+    with db.begin() as session:
+        sent = len(outbox.unsent(session))
+        assert jobs.request_resume(session, job_id).state == "queued"
+        assert jobs.request_resume(session, job_id).state == "queued"
+        assert len(outbox.unsent(session)) == sent + 1
+    assert claim(db, job_id) is not None
+
+
+def test_a_running_job_is_paused_when_its_worker_lets_go(db: Database) -> None:
+    taken = held(db, new_job(db))
+    with db.begin() as session:
+        assert jobs.request_pause(session, taken.job_id).state == "pausing"
+        assert jobs.heartbeat(session, taken, 60) == "pausing"
+    with db.begin() as session, pytest.raises(Conflict, match="pausing and cannot be resumed"):
+        jobs.request_resume(session, taken.job_id)
+    with db.begin() as session:
+        assert jobs.finish(session, taken, "queued") == "paused"
+    with db.read() as session:
+        assert jobs.get(session, taken.job_id).attempt == 0
+
+
+@pytest.mark.parametrize(("asked", "left"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_what_was_asked_of_a_lost_worker_is_done(db: Database, asked: str, left: str) -> None:
+    taken = held(db, new_job(db), lease_s=0.01)
+    with db.begin() as session:
+        getattr(jobs, f"request_{asked}")(session, taken.job_id)
+    time.sleep(0.05)
+    with db.begin() as session:
+        assert jobs.requeue_lost(session, 3) == [(taken.job_id, left)]
+    with db.begin() as session, pytest.raises(LeaseLost):
+        jobs.finish(session, taken, "succeeded")
+
+
+def test_a_job_that_ends_before_it_is_paused_has_ended(db: Database) -> None:
+    taken = held(db, new_job(db))
+    with db.begin() as session:
+        jobs.request_pause(session, taken.job_id)
+    with db.begin() as session:
+        assert jobs.finish(session, taken, "succeeded") == "succeeded"
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_an_ended_job_is_resumed_with_all_its_attempts(db: Database, end: str) -> None:
+    taken = held(db, new_job(db))
+    with db.begin() as session:
+        if end == "cancelled":
+            jobs.request_cancel(session, taken.job_id)
+        jobs.finish(session, taken, "failed", error={"code": "disk_full", "message": "no space"})
+    with db.begin() as session:
+        row = jobs.request_resume(session, taken.job_id)
+        assert (row.state, row.attempt, row.error, row.finished_at) == ("queued", 0, None, None)
+    assert held(db, taken.job_id).epoch > taken.epoch
+
+
+def test_a_job_that_has_succeeded_is_not_resumed(db: Database) -> None:
+    taken = held(db, new_job(db))
+    with db.begin() as session:
+        jobs.finish(session, taken, "succeeded")
+    for ask in (jobs.request_resume, jobs.request_pause):
+        with pytest.raises(Conflict), db.begin() as session:
+            ask(session, taken.job_id)
 
 
 def test_one_of_many_claims_wins(db: Database) -> None:
@@ -249,16 +345,45 @@ def test_a_rolled_back_job_leaves_no_message(db: Database) -> None:
 
 
 def test_a_label_is_spent_once(db: Database) -> None:
-    job_id = new_job(db)
+    claim = held(db, new_job(db))
+    teacher, student = Account("workflow", "teacher_rl"), Account("workflow", "student_rl")
     with db.begin() as session:
-        ledger.spend(session, job_id, "teacher_rl", ["a", "b"])
-        ledger.spend(session, job_id, "test", ["c"])
+        ledger.spend(session, claim, teacher, "teacher_rl", ["a", "b"])
+        ledger.spend(session, claim, Account("workflow", "evaluate"), "test", ["c"])
     with db.begin() as session:
-        ledger.spend(session, job_id, "teacher_rl", ["a", "b"])
-    with pytest.raises(Conflict, match="spent on 'teacher_rl'"), db.begin() as session:
-        ledger.spend(session, job_id, "student_rl", ["d", "b"])
+        ledger.spend(session, claim, teacher, "teacher_rl", ["a", "b"])
+    with pytest.raises(Conflict, match="Label b was spent by teacher_rl"), db.begin() as session:
+        ledger.spend(session, claim, student, "student_rl", ["d", "b"])
     with db.read() as session:
-        assert ledger.spent(session, job_id) == {"teacher_rl": 2, "test": 1}
+        assert ledger.spent(session, claim.job_id) == [
+            ("workflow", "evaluate", "test", 1),
+            ("workflow", "teacher_rl", "teacher_rl", 2),
+        ]
+
+
+def test_the_database_itself_refuses_a_label_that_is_spent_twice(db: Database) -> None:
+    claim = held(db, new_job(db))
+    row = {"job_id": claim.job_id, "arm": "workflow", "label_id": "a", "role": "teacher_rl"}
+    with db.begin() as session:
+        session.execute(insert(LedgerRow), [{**row, "stage": "teacher_rl"}])
+    with pytest.raises(IntegrityError), db.begin() as session:
+        session.execute(insert(LedgerRow), [{**row, "stage": "student_rl"}])
+
+
+def test_a_control_has_an_account_of_its_own(db: Database) -> None:
+    claim = held(db, new_job(db))
+    with db.begin() as session:
+        ledger.spend(session, claim, Account("workflow", "teacher_rl"), "teacher_rl", ["a"])
+        ledger.spend(session, claim, Account("direct_grpo", "direct_grpo"), "teacher_rl", ["a"])
+    with db.read() as session:
+        assert [one.arm for one in ledger.spent(session, claim.job_id)] == ["direct_grpo", "workflow"]
+
+
+def test_a_worker_that_lost_its_lease_spends_no_label(db: Database) -> None:
+    claim = held(db, new_job(db))
+    stale = dataclasses.replace(claim, epoch=claim.epoch - 1)
+    with pytest.raises(LeaseLost), db.begin() as session:
+        ledger.spend(session, stale, Account("workflow", "teacher_rl"), "teacher_rl", ["a"])
 
 
 def test_pages_neither_repeat_nor_skip(db: Database) -> None:
