@@ -6,7 +6,9 @@ READY  := $(VENV)/.ready
 
 VLLM   := .venv-vllm
 
-.PHONY: demo test test-slow test-vllm lint setup clean
+SEEDS  ?= 6
+
+.PHONY: demo test test-slow test-vllm bench-paper lint setup clean
 
 setup: $(READY)
 
@@ -23,7 +25,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m 'not slow and not gpu and not vllm' -n 2 --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m 'slow and not vllm'
+	$(BIN)/python -m pytest -m 'slow and not vllm' -n 2 --dist loadfile
 
 # vLLM pins other versions of what we use, so it has an environment of its own; this is its build for CPUs.
 $(VLLM)/.ready:
@@ -35,6 +37,10 @@ $(VLLM)/.ready:
 
 test-vllm: $(READY) $(VLLM)/.ready
 	S2D_TEST_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm
+
+# The paper's table at small scale; SEEDS=1 for a short look.
+bench-paper: $(READY)
+	$(BIN)/python -m benchmarks.paper_table --seeds $(SEEDS) $(if $(filter 6,$(SEEDS)),,--out benchmarks/results/short)
 
 lint: $(READY)
 	$(BIN)/ruff check .
