@@ -7,6 +7,8 @@ from typing import Any
 
 import matplotlib
 
+from benchmarks.claims import MARGIN
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
@@ -24,7 +26,9 @@ def to_markdown(table: dict[str, Any]) -> str:
         "A control has the labels, prompts and updates of the stages that it stands in for; `direct GRPO` has the "
         "labels of both RL stages and their number of steps, its learning rate chosen on validation.",
         _arms({name: arm for name, arm in arms.items() if not name.endswith("_compute")}),
+        _rates(table["runs"]),
         "## Claims",
+        f'"A > B" is held when the whole interval lies above 0; "A >= B" when it lies above {-100 * MARGIN:g} point.',
         _claims(table["claims"], len(seeds)),
     ]
     matched = {name: arm for name, arm in arms.items() if name.endswith("_compute")}
@@ -34,9 +38,7 @@ def to_markdown(table: dict[str, Any]) -> str:
             _arms(matched),
             _claims(table["claims_at_equal_compute"], len(seeds)),
         ]
-    if caveats := table.get("caveats"):
-        parts += ["## Known of this run", "\n".join(f"- {one}" for one in caveats)]
-    return "\n\n".join([*parts, "## Gates", _gates(table), _settings(table)]) + "\n"
+    return "\n\n".join([*filter(None, parts), "## Gates", _gates(table), _settings(table)]) + "\n"
 
 
 def _arms(arms: dict[str, Any]) -> str:
@@ -52,6 +54,23 @@ def _arms(arms: dict[str, Any]) -> str:
         for arm in arms.values()
     ]
     return _table(["model", "accuracy, %", "labels", "student updates", "TFLOP", "seconds"], rows)
+
+
+def _rates(runs: list[dict[str, Any]]) -> str:
+    """What direct GRPO had to choose from, a row a seed."""
+    tried = [one["learning_rate"] for one in runs[0]["direct_grpo_rates"]]
+    if not tried:
+        return ""
+    rows = [
+        [str(run["seed"])]
+        + [
+            f"**{one['avg_at_k']:.3f}**" if one["kept"] else f"{one['avg_at_k']:.3f}"
+            for one in run["direct_grpo_rates"]
+        ]
+        for run in runs
+    ]
+    told = "Direct GRPO's learning rates, avg@k on validation; the one in bold was kept:"
+    return f"{told}\n\n{_table(['seed', *(f'{rate:g}' for rate in tried)], rows)}"
 
 
 def _accuracy(found: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from s2d.plan.defaults import derive_seed
 from s2d.plan.document import Control, Estimate, Grpo, Opd, Range, Select, Stage, TeacherRollouts, Training, Warmup
 from s2d.plan.flops import Compute
 from s2d.plan.graph import lineage
+from s2d.plan.timing import Lengths
 
 NEED_STAGE_3: tuple[Control, ...] = ("cold_student_rl", "replay", "replay_labels")
 
@@ -80,15 +81,15 @@ def candidates(direct: Grpo, rates: Sequence[float]) -> Iterator[Grpo]:
         yield direct.model_copy(update={"id": name, "arm": name, "trains": name, "optim": optim, "why": why})
 
 
-def goes_on(compute: Compute, control: Control, reference: str) -> Stage:
+def goes_on(compute: Compute, lengths: Lengths, control: Control, reference: str) -> Stage:
     """The control's last training stage once more, until its FLOPs are those behind `reference`.
 
-    The number of steps is an estimate from the expected tokens; the job takes what was really spent.
+    The number of steps is an estimate for completions that run to their limit; the job takes what was really spent.
     """
     model = _trained_last(compute.stages, control)
     last = next(stage for stage in compute.stages if isinstance(stage, Training) and stage.trains == model)
-    spent, wanted = (_behind(compute, name) for name in (model, reference))
-    pace = _expected(compute, last) / last.steps
+    spent, wanted = (expected_behind(compute, lengths, name) for name in (model, reference))
+    pace = _expected(compute, lengths, last) / last.steps
     steps = max(1, round((wanted - spent) / pace))
     name = f"{control}_compute"
     why = f"Control, matched in compute: {control} goes on until as many FLOPs are behind it as behind {reference}."
@@ -200,11 +201,20 @@ def _trained_last(stages: Sequence[Stage], control: str) -> str:
     return chosen.candidates[0] if chosen else control
 
 
-def _behind(compute: Compute, model: str) -> float:
+def expected_behind(compute: Compute, lengths: Lengths, model: str) -> float:
+    """FLOPs of every stage that the model needs, if all completions are as long as they may be."""
     behind = lineage(compute.stages, model)
-    return sum(_expected(compute, stage) for stage in compute.stages if stage.id in behind)
+    return sum(_expected(compute, lengths, stage) for stage in compute.stages if stage.id in behind)
 
 
-def _expected(compute: Compute, stage: Stage) -> float:
-    """FLOPs of a stage if it handles the upper end of the tokens that are expected."""
-    return compute.flops(stage, stage.estimate.tokens.high)
+def _expected(compute: Compute, lengths: Lengths, stage: Stage) -> float:
+    return compute.flops(stage, _sequences(stage) * (lengths.prompt + lengths.max_completion))
+
+
+def _sequences(stage: Stage) -> int:
+    """Completions that the stage draws, or reads: each counts once, with its prompt, as in the job."""
+    if isinstance(stage, TeacherRollouts):
+        return stage.prompts * stage.samples_per_prompt
+    if isinstance(stage, Grpo):
+        return stage.steps * stage.prompts_per_step * stage.group_size
+    return stage.steps * stage.sequences_per_step if isinstance(stage, Warmup | Opd) else 0

@@ -57,7 +57,8 @@ def _stages(setting: Setting) -> Iterator[Stage]:
     stages = [*workflow, *_controls(setting, {stage.id: stage for stage in workflow})]
     if request.compute_matched:
         compute = Compute(stages, setting.teacher, setting.student)
-        stages += [goes_on(compute, one, _against(one, workflow)) for one in request.controls if one in COMPUTE_MATCHED]
+        matched = [one for one in request.controls if one in COMPUTE_MATCHED]
+        stages += [goes_on(compute, setting.lengths, one, _against(one, workflow)) for one in matched]
     yield from stages
     yield _evaluate(setting, stages)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from statistics import stdev
 
 import pytest
 
@@ -58,10 +59,40 @@ def test_differences_are_paired_within_a_seed() -> None:
     assert judge(ABOVE, runs).verdict == "held"
 
 
+#: A made-up table in which every claim of the paper is true.
+PAPER = {
+    "base_student": 0.10, "raw_teacher_bridge": 0.20, "raw_teacher_bridge_compute": 0.21, "direct_grpo": 0.30,
+    "direct_grpo_compute": 0.32, "cold_student_rl": 0.13, "warmup_only": 0.60, "warmup_only_compute": 0.61,
+    "opd_only": 0.62, "opd_only_compute": 0.63, "labeled_bridge": 0.64, "opd_student": 0.70, "replay": 0.72,
+    "replay_labels": 0.74, "rl_student": 0.80,
+}  # fmt: skip
+LESS = {
+    "a1": "raw_teacher_bridge", "a2": "direct_grpo", "b1": "opd_only", "b2": "warmup_only", "c": "cold_student_rl",
+    "d0": "opd_student", "d1": "replay", "d2": "replay_labels", "e": "raw_teacher_bridge", "f": "direct_grpo",
+    "g": "labeled_bridge",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("claim", "suffix"), [(c, "") for c in CLAIMS] + [(c, "_compute") for c in COMPUTE_CLAIMS])
+def test_each_claim_points_the_way_the_paper_does(claim: Claim, suffix: str) -> None:
+    """Positive where the paper is right, and smaller once the arm that should be worse is better."""
+    said = claim.difference(PAPER)
+    assert said > 0
+    worse = LESS[claim.name] + suffix
+    assert claim.difference({**PAPER, worse: PAPER[worse] + 0.05}) == pytest.approx(said - 0.05)
+
+
 def test_stage_3_is_compared_by_its_gain() -> None:
     claim = next(one for one in CLAIMS if one.name == "c")
     means = {"rl_student": 0.95, "opd_student": 0.90, "cold_student_rl": 0.25, "base_student": 0.22}
     assert claim.difference(means) == pytest.approx(0.05 - 0.03)
+
+
+def test_an_interval_is_never_too_narrow_for_many_seeds() -> None:
+    values = [float(n) for n in range(40)]
+    found = interval(values)
+    assert found.high is not None
+    assert found.high - found.mean > 2.022 * stdev(values) / math.sqrt(40), "t(0.975, 39)"
 
 
 def test_claims_have_names_of_their_own() -> None:
