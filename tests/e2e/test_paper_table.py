@@ -28,7 +28,7 @@ def test_the_claim_is_seen_on_one_seed(tmp_path: Path) -> None:
     updates = table["arms"]
     assert updates["raw_teacher_bridge"]["updates"] == updates["opd_student"]["updates"]
     claims = {claim["name"]: claim for claim in table["claims"]}
-    assert set(claims) == {"a1", "a2", "e", "f"}
+    assert set(claims) == {"a1", "a2", "d0", "e", "f"}
     assert claims["f"]["by_seed"] == [pytest.approx(arms["rl_student"] - arms["direct_grpo"])]
     text = (tmp_path / "paper-table.md").read_text()
     assert "one seed: no interval" in text
