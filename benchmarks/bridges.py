@@ -26,10 +26,9 @@ from s2d.plan.request import read_request
 from s2d.plan.service import make_plan
 from s2d.rollouts.prompts import load_prompts
 from s2d.rollouts.transformers_engine import TransformersEngine
-from s2d.runner.child import this_process
 from s2d.runner.layout import JobLayout
 from s2d.runner.local import run_plan, summary_of
-from s2d.runner.task import StageResult, StageTask
+from s2d.runner.task import StageResult, StageTask, this_process
 from s2d.stages import opd, warmup
 from s2d.stages.models import load_model, load_tokenizer
 from s2d.stages.runtime import StageRuntime
@@ -39,7 +38,7 @@ from s2d.verifiers.pool import GradingPool
 GATE_PROMPTS, JUDGED = 32, 1000
 K = 4
 LABELS = {"teacher_rl": 512, "student_rl": 0, "validation": GATE_PROMPTS + JUDGED, "test": 1}
-#: One token up to this part of a 14-token completion, of the 20 that are allowed.
+#: The policy's own distribution.
 SAMPLING = Sampling()
 
 

@@ -7,7 +7,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-EventType = Literal["state", "stage", "progress", "metrics", "message", "checkpoint", "gate", "evaluation"]
+EventType = Literal["state", "stage", "process", "progress", "metrics", "message", "checkpoint", "gate", "evaluation"]
+"""`process`: a stage's process began (`data.state` "started") or is gone ("ended"); meanwhile no other one lives."""
+
+
+class Origin(BaseModel):
+    """Where a stage's event stands: a file below the job's folder, and the byte after its line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    offset: int
 
 
 class NewEvent(BaseModel):
@@ -22,3 +32,5 @@ class NewEvent(BaseModel):
     message: str = ""
     data: dict[str, Any] = {}
     at: float = Field(default_factory=time.time)
+    origin: Origin | None = Field(default=None, exclude=True)
+    """Of an event that was read from a stage's file: stored with it, so that none is stored twice or left out."""

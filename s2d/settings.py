@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8400, ge=0, le=65535)
     max_upload_bytes: int = Field(default=2 * 1024**3, gt=0)
     max_body_bytes: int = Field(default=4 * 1024**2, gt=0, description="Of a JSON request.")
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="Longest wait for a request's body, and 1 s more for each 64 KiB that came."
+    )
 
     model_roots: tuple[Path, ...] = Field(default=(), description='Folders of local models, as JSON: ["/models"].')
     allow_hub: bool = Field(default=True, description="Read models from the Hugging Face hub.")
@@ -34,7 +37,22 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=30.0, gt=0, description="A worker silent for so long has lost its job.")
     grace_s: float = Field(default=30.0, gt=0, description="From SIGTERM to SIGKILL of a stage, for a last checkpoint.")
     max_attempts: int = Field(default=5, ge=1, description="Claims of one job before it counts as failed.")
+    backoff_s: float = Field(
+        default=5.0, ge=0, description="Wait before a lost job's second attempt; each further one waits twice as long."
+    )
+    stage_command: tuple[str, ...] = Field(
+        default=(), description='What runs a stage on one device, as JSON: ["nice", "python", "-m", "s2d.stages"].'
+    )
     worker_slots: int = Field(default=1, ge=1, description="Jobs that one worker runs at once.")
+
+    checkpoint_budget_gib: float = Field(
+        default=200.0,
+        ge=0,
+        description="Disk that checkpoints of ended jobs may take; who ended first loses first.",
+    )
+    checkpoint_days: float = Field(
+        default=14.0, ge=0, description="After so long a failed or cancelled job loses its checkpoints in any case."
+    )
 
     serve_engine: Literal["auto", "transformers", "vllm", "remote"] = "auto"
     vllm_python: Path | None = Field(default=None, description="Interpreter of another environment that has vLLM.")

@@ -24,7 +24,7 @@ class Reaper(Periodic):
         ctx = self._ctx()
         settings = ctx.settings
         with ctx.db.begin() as session:
-            moved = jobs.requeue_lost(session, settings.max_attempts)
+            moved = jobs.requeue_lost(session, settings.max_attempts, settings.backoff_s)
             outbox.resend_stale(session, RESEND_LEASES * settings.lease_s)
         for job_id, state in moved:
             _log.warning("job %s lost its worker and is now %s", job_id, state)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
 from s2d.errors import S2DError
-from s2d.events import NewEvent
+from s2d.events import NewEvent, Origin
 from s2d.plan.document import read_plan
 from s2d.plan.graph import Account
 from s2d.plan.recheck import check_models_again
+from s2d.runner import child
 from s2d.runner.child import Wish
+from s2d.runner.events import unread
 from s2d.runner.layout import JobLayout
 from s2d.runner.pipeline import Outcome, Pipeline, failure
 from s2d.services.context import Context
@@ -79,7 +81,8 @@ class Supervisor:
                 job = jobs.get(session, claim.job_id)
                 plan = read_plan(plans.get(session, job.plan_id).document)
             tracker = Tracker(plan, Progress.model_validate(job.progress))
-            host = _Host(self._ctx, claim, lease, tracker, self._draining)
+            read = Origin.model_validate(job.events_read) if job.events_read else None
+            host = _Host(self._ctx, claim, lease, tracker, self._draining, read)
             rows = settings.file_dir(job.file_id) / "rows.jsonl"
             # The plan may be older than the policy, and the folder may have changed since.
             check_models_again(plan, settings.model_policy)
@@ -91,6 +94,7 @@ class Supervisor:
                 grace_s=settings.grace_s,
                 heartbeat=heartbeat,
                 heartbeat_timeout_s=TRUST * settings.lease_s,
+                command=stage_command(settings.stage_command),
             )
             return pipeline.run()
         except S2DError as err:
@@ -115,6 +119,11 @@ class Supervisor:
         ended = lease.persist(write)
         _log.info("job %s %s", claim.job_id, ended)
         return ended
+
+
+def stage_command(chosen: tuple[str, ...]) -> Callable[[int], list[str]]:
+    """The program that runs a stage on so many devices: the operator's for one, else s2d's own."""
+    return lambda devices: list(chosen) if chosen and devices == 1 else child.stage_command(devices)
 
 
 class _Lease:
@@ -184,13 +193,24 @@ class _Host:
     """What the pipeline sees of the service."""
 
     def __init__(
-        self, ctx: Context, claim: Claim, lease: _Lease, tracker: Tracker, draining: Callable[[], bool]
+        self,
+        ctx: Context,
+        claim: Claim,
+        lease: _Lease,
+        tracker: Tracker,
+        draining: Callable[[], bool],
+        read: Origin | None,
     ) -> None:
+        self.epoch: int | None = claim.epoch
+        self._read = read
         self._ctx = ctx
         self._claim = claim
         self._lease = lease
         self._tracker = tracker
         self._draining = draining
+
+    def missed(self, layout: JobLayout, stages: Iterable[str]) -> Iterable[list[NewEvent]]:
+        return unread(layout, stages, self._read)
 
     def events(self, events: list[NewEvent]) -> None:
         """Raises LeaseLost."""

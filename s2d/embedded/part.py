@@ -39,6 +39,11 @@ class Part:
     def name(self) -> str:
         return self.command.name
 
+    @property
+    def pid(self) -> int | None:
+        """Of the guard that leads the part's group; None while it does not run."""
+        return None if self._process is None else self._process.pid
+
     def keep_old_log(self) -> None:
         """Begin a new log; the one of the run before stays as `<name>.log.1`."""
         if self.log_path.exists():
@@ -65,8 +70,12 @@ class Part:
 
     def terminate(self) -> None:
         """Ask the group to end; returns at once."""
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the whole group, if there is one."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGTERM)
+            os.killpg(self._process.pid, number)
 
     def wait(self, deadline: float) -> None:
         """Until it has ended or the monotonic clock shows `deadline`."""

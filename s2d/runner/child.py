@@ -7,7 +7,6 @@ checkpoint; the runner resumes from the newest valid one.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -16,18 +15,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import psutil
 
 from s2d.events import NewEvent
+from s2d.runner.events import EventFile
 from s2d.runner.layout import JobLayout
-from s2d.runner.task import EXIT_INTERRUPTED, ProcessId, StageTask
+from s2d.runner.task import EXIT_INTERRUPTED, StageTask
 
 Wish = Literal["run", "stop", "abandon"]
 """`stop`: SIGTERM, a checkpoint, then the grace time. `abandon`: the lease is lost, kill at once."""
 
 POLL_S = 0.1
+VMSTAT = Path("/proc/vmstat")
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,12 @@ class ChildEnd:
 
     status: int
     log_tail: tuple[str, ...]
+    out_of_memory: bool = False
+    """The kernel has killed for want of memory while it ran, and SIGKILL is what it died of."""
 
     @property
     def interrupted(self) -> bool:
         return self.status == EXIT_INTERRUPTED
-
-
-def this_process() -> ProcessId:
-    me = psutil.Process()
-    return ProcessId(pid=me.pid, started=me.create_time())
 
 
 def run(
@@ -74,11 +72,18 @@ def run(
             env=environment,
             start_new_session=True,
         )
+    kills = oom_kills()
+    tail = EventFile(task.job_dir, folder / task.events_name)
     try:
-        _follow(process, _Tail(folder / task.events_name), on_events, wish, grace_s)
+        _follow(process, tail, on_events, wish, grace_s)
     finally:
         _kill_group(process)
-    return ChildEnd(process.returncode, _last_lines(log))
+    # What it wrote up to its last moment.
+    if events := tail.read():
+        on_events(events)
+    tail.close()
+    killed = process.returncode == -signal.SIGKILL and oom_kills() > kills
+    return ChildEnd(process.returncode, _last_lines(log), out_of_memory=killed)
 
 
 def stage_command(devices: int) -> list[str]:
@@ -110,7 +115,7 @@ def environment(threads: int, gpus: int | None) -> dict[str, str]:
 
 def _follow(
     process: subprocess.Popen[bytes],
-    tail: _Tail,
+    tail: EventFile,
     on_events: Callable[[list[NewEvent]], None],
     wish: Callable[[], Wish],
     grace_s: float,
@@ -126,8 +131,6 @@ def _follow(
             deadline = time.monotonic() + grace_s
             process.terminate()
         time.sleep(POLL_S)
-    if events := tail.read():
-        on_events(events)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -149,21 +152,13 @@ def _descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-class _Tail:
-    """Reads the whole lines that were appended to a file since the last look."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BinaryIO | None = None
-        self._rest = b""
-
-    def read(self) -> list[NewEvent]:
-        if self._file is None:
-            if not self._path.exists():
-                return []
-            self._file = self._path.open("rb")
-        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
-        return [NewEvent.model_validate(json.loads(line)) for line in lines if line]
+def oom_kills() -> int:
+    """How often this kernel has killed a process for want of memory, in any control group (proc(5), vmstat)."""
+    try:
+        lines = VMSTAT.read_text().splitlines()
+    except FileNotFoundError:  # not Linux
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
 def _last_lines(log: Path, count: int = 30) -> tuple[str, ...]:

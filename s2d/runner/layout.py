@@ -56,6 +56,16 @@ class JobLayout:
     def report(self) -> Path:
         return self.root / "report"
 
+    @property
+    def trainer_lock(self) -> Path:
+        """Held by every stage process; names the newest epoch. See `s2d.runner.exclusive`."""
+        return self.root / "trainer.lock"
+
+    @property
+    def holder(self) -> Path:
+        """The stage process that began last, until its end has been told."""
+        return self.root / "trainer.json"
+
     def heartbeat(self, epoch: int) -> Path:
         """Touched by the supervisor of this epoch after each lease renewal; a stage that sees it grow old ends itself.
 

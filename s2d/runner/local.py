@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,11 @@ from s2d.runner.pipeline import Outcome, Pipeline
 class _LocalHost:
     on_event: Callable[[NewEvent], None]
     stopping: Callable[[], bool]
+    epoch: int | None = None
+
+    def missed(self, layout: JobLayout, stages: Iterable[str]) -> Iterable[list[NewEvent]]:
+        """A local run keeps no events but those in the stages' own files."""
+        return ()
 
     def events(self, events: list[NewEvent]) -> None:
         for event in events:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -22,9 +22,10 @@ from s2d.plan.document import Plan, Training
 from s2d.plan.graph import WORKFLOW, Account, labels_read, made_by
 from s2d.runner import child
 from s2d.runner.child import ChildEnd, Wish
+from s2d.runner.exclusive import Superseded, holder, take_over
 from s2d.runner.layout import JobLayout
 from s2d.runner.ledger import Ledger
-from s2d.runner.task import StageError, StageResult, StageTask
+from s2d.runner.task import StageError, StageResult, StageTask, this_process
 
 #: How often a stage whose process was killed from outside is started again within one claim of the job.
 MAX_CRASHES = 3
@@ -33,6 +34,15 @@ REPORT_TIMEOUT_S = 300
 
 class Host(Protocol):
     """Whoever runs the pipeline: takes its events, says when to stop, records what labels are spent on."""
+
+    @property
+    def epoch(self) -> int | None:
+        """Of the claim that runs the job; None where nobody claims jobs."""
+        ...
+
+    def missed(self, layout: JobLayout, stages: Iterable[str]) -> Iterable[list[NewEvent]]:
+        """What stages wrote and an earlier claim did not come to store."""
+        ...
 
     def events(self, events: list[NewEvent]) -> None: ...
 
@@ -69,17 +79,43 @@ class Pipeline:
     def run(self) -> Outcome:
         """Run what is not done yet. Raises only what the host raises; a stage's failure is an outcome."""
         try:
+            self._take_over()
             self._prepare()
             for index, name in enumerate(self.plan.ids()):
                 self._stage(index, name)
-        except _Stopped:
+        except (_Stopped, Superseded):
             return Outcome("interrupted")
         except S2DError as err:
             return Outcome("failed", error=failure(err), report=self._report())
         return Outcome("succeeded", student=self.plan.product, report=self._report())
 
-    def _prepare(self) -> None:
+    def _take_over(self) -> None:
+        """No process of an earlier claim is alive after this, and what it wrote is told."""
         self.layout.root.mkdir(parents=True, exist_ok=True)
+        self._epoch = take_over(self.layout, self.host.epoch, self._check_wish)
+        # Nobody is writing now: what a kill left half-written will never be renamed into its place.
+        for half in self.layout.root.rglob(".*.tmp"):
+            half.unlink()
+        for events in self.host.missed(self.layout, self.plan.ids()):
+            self.host.events(events)
+        self._tell_end(None)
+
+    def _tell_end(self, status: int | None) -> None:
+        """The end of the process that began last, once, by whoever knows of it."""
+        last = holder(self.layout)
+        if last is None:
+            return
+        pid = last.process.pid
+        data = {"state": "ended", "pid": pid, "host": last.host, "attempt": last.attempt, "status": status}
+        message = f"process {pid} ended" + ("" if status is None else f" with status {status}")
+        self.host.events([NewEvent(type="process", stage=last.stage, message=message, data=data)])
+        self.layout.holder.unlink()
+
+    def _check_wish(self) -> None:
+        if self.host.wish() != "run":
+            raise _Stopped
+
+    def _prepare(self) -> None:
         write_atomic(self.layout.plan, self.plan.model_dump_json(indent=2))
         self._ledger = Ledger(self.layout.ledger)
         report = self.layout.data / "split.json"
@@ -93,8 +129,7 @@ class Pipeline:
         place = {"index": index, "count": len(self.plan.stages)}
         path = self.layout.result(name)
         if not path.exists():
-            if self.host.wish() != "run":
-                raise _Stopped
+            self._check_wish()
             self._spend(name)
             self._emit(name, "running", **place)
             self._run_child(name)
@@ -120,6 +155,7 @@ class Pipeline:
         crashes = 0
         while not self.layout.result(name).exists():
             end = self._start(name)
+            self._tell_end(end.status)
             # Whatever the exit status: a library that stumbles on its way out does not undo the result.
             if self.layout.result(name).exists():
                 return
@@ -135,9 +171,10 @@ class Pipeline:
             job_dir=self.layout.root,
             stage=name,
             attempt=1 + len(list(folder.glob("events-*.jsonl"))),
+            epoch=self._epoch,
             models=self._models(),
             micro_batch=_read_number(self.layout.micro_batch(name)),
-            supervisor=child.this_process(),
+            supervisor=this_process(),
             heartbeat=self.heartbeat,
             heartbeat_timeout_s=self.heartbeat_timeout_s,
         )
@@ -166,6 +203,12 @@ class Pipeline:
             if error.code == "nan_loss" and self._roll_back(name, error):
                 return
             raise StageFailure(error.message, code=error.code, stage=name, step=error.step, log=end.log_tail)
+        if end.out_of_memory:
+            if self._halve(name):
+                return
+            raise StageFailure(
+                f"{_ending(end)}: the host ran out of memory.", code="out_of_memory", stage=name, log=end.log_tail
+            )
         # A launcher ends with status 1 when one of its processes was killed.
         killed = end.status < 0 or self.plan.hardware.devices > 1
         if not killed or crashes >= MAX_CRASHES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 from pydantic import BaseModel, ConfigDict
 
 from s2d.plan.document import StageKind
@@ -24,6 +25,24 @@ class ProcessId(_Document):
     started: float
 
 
+#: A process with the same number that started this much later is another one.
+CLOCK_STEP_S = 60.0
+
+
+def this_process() -> ProcessId:
+    me = psutil.Process()
+    return ProcessId(pid=me.pid, started=me.create_time())
+
+
+def same_process(process: ProcessId) -> psutil.Process | None:
+    """The very process, not a later one with its number. Compared once: psutil's times move with the host's clock."""
+    try:
+        found = psutil.Process(process.pid)
+        return found if abs(found.create_time() - process.started) < CLOCK_STEP_S else None
+    except psutil.NoSuchProcess:
+        return None
+
+
 class StageTask(_Document):
     """`python -m s2d.stages TASK.json` reads this."""
 
@@ -31,6 +50,8 @@ class StageTask(_Document):
     stage: str
     """The stage's id in the plan."""
     attempt: int
+    epoch: int = 0
+    """Of the claim that starts it; a process of an older epoch does not begin."""
     models: dict[str, str]
     micro_batch: int | None = None
     """Sequences in one forward pass where the plan's number was too many for the memory; the step stays the same."""

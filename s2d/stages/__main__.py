@@ -20,18 +20,24 @@ from s2d.errors import S2DError
 from s2d.plan.document import Stage, Training
 from s2d.plan.flops import Compute
 from s2d.runner.events import read_events
+from s2d.runner.exclusive import Superseded
 from s2d.runner.layout import JobLayout
 from s2d.runner.task import EXIT_INTERRUPTED, StageError, StageResult, StageTask
 from s2d.stages.checkpoints import MANIFEST
 from s2d.stages.runtime import Interrupted, StageRuntime
 
+#: What a stage does, given its surroundings.
+Entry = Callable[[StageRuntime], StageResult]
 
-def main(arguments: list[str]) -> int:
+
+def main(arguments: list[str], entry: Callable[[Stage], Entry] | None = None) -> int:
+    """Args:
+    entry: chooses what to do for a stage; None: the algorithms of this room."""
     task = StageTask.model_validate_json(Path(arguments[0]).read_text())
     rank = int(os.environ.get("RANK", "0"))
     try:
-        _run(StageRuntime(task, rank))
-    except Interrupted:
+        _run(StageRuntime(task, rank), entry or _entry)
+    except (Interrupted, Superseded):
         return EXIT_INTERRUPTED
     except Exception as err:
         traceback.print_exc()
@@ -40,11 +46,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _run(runtime: StageRuntime) -> None:
+def _run(runtime: StageRuntime, entry: Callable[[Stage], Entry]) -> None:
     runtime.watch()
     runtime.emit("message", "loading libraries and models")
     started = time.monotonic()
-    result = _entry(runtime.stage)(runtime)
+    result = entry(runtime.stage)(runtime)
     if runtime.rank == 0:
         seconds = seconds_before(runtime) + time.monotonic() - started
         compute = Compute(runtime.plan.stages, runtime.plan.teacher, runtime.plan.student)
@@ -63,7 +69,7 @@ def seconds_before(runtime: StageRuntime) -> float:
     return sum(spans)
 
 
-def _entry(stage: Stage) -> Callable[[StageRuntime], StageResult]:
+def _entry(stage: Stage) -> Entry:
     """The stage's function; imported here so that an evaluation does not load the trainers."""
     if isinstance(stage, Training) and stage.steps == 0:
         from s2d.stages import unchanged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ METRICS = {
     "clip_ratio/region_mean": "clip_ratio",
     "verifier_timeouts": "verifier_timeouts",
 }
+
+
+#: Tokenizer, configuration, random states and the trainer's own state.
+SMALL_FILES_BYTES = 2**19
 
 
 class Report(TrainerCallback):
@@ -94,6 +99,32 @@ def _anywhere(flag: bool, device: torch.device) -> bool:
     shared = torch.tensor(int(flag), device=device)
     torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
     return bool(shared.item())
+
+
+class RoomToSave(TrainerCallback):
+    """Before a checkpoint: is there room for it? Half a checkpoint on a full disk would help nobody."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Raises StageFailure, code "disk_full"; the checkpoints that are there stay."""
+        if not (control.should_save and state.is_world_process_zero):
+            return
+        self._root.mkdir(parents=True, exist_ok=True)
+        needed, free = checkpoint_bytes(model), shutil.disk_usage(self._root).free
+        if free < needed:
+            sizes = f"{needed / 2**20:,.0f} MiB and {free / 2**20:,.0f} MiB are free"
+            told = f"A checkpoint under {self._root} needs about {sizes}."
+            raise StageFailure(told, code="disk_full", step=state.global_step)
+
+
+def checkpoint_bytes(model: torch.nn.Module) -> int:
+    """About what a checkpoint takes: the weights that are trained, AdamW's two moments of each, and small files."""
+    trained = sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
+    return 3 * trained + SMALL_FILES_BYTES
 
 
 class Checkpointing(TrainerCallback):

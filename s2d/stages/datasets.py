@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from s2d.rollouts.prompts import Prompt
+if TYPE_CHECKING:  # it brings the training libraries, which the order of rows needs not
+    from s2d.rollouts.prompts import Prompt
 
 
 def training_order(rows: int, needed: int, seed: int) -> list[int]:

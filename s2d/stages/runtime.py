@@ -12,15 +12,15 @@ from typing import Any
 
 import psutil
 
+from s2d.atomic import write_atomic
 from s2d.events import EventType, NewEvent
 from s2d.plan.document import Plan, load_plan
+from s2d.runner.exclusive import Holder, join, this_host
 from s2d.runner.layout import JobLayout
-from s2d.runner.task import GateResult, ProcessId, StageTask
+from s2d.runner.task import GateResult, StageTask, same_process, this_process
 from s2d.stages.matching import fitted, matched
 
 WATCH_S = 0.5
-#: A process with the supervisor's number that started this much later is another one.
-CLOCK_STEP_S = 60.0
 
 
 class Interrupted(Exception):
@@ -77,16 +77,32 @@ class StageRuntime:
             raise Interrupted
 
     def watch(self) -> None:
-        """From now on SIGTERM asks for a stop, and the stage ends itself when its supervisor or its lease is gone."""
+        """From now on SIGTERM asks for a stop, and the stage ends itself when its supervisor or its lease is gone.
+
+        Raises:
+            Superseded: a newer claim has the job.
+        """
+        self._lock = join(self.layout, self.task.epoch)
+        self._announce()
         signal.signal(signal.SIGTERM, self._on_sigterm)
         threading.Thread(target=self._watch_supervisor, name="supervisor-watch", daemon=True).start()
+
+    def _announce(self) -> None:
+        """Tell which process has begun; its supervisor, or whoever takes the job over, tells its end."""
+        if self.rank != 0:
+            return
+        mine = Holder(stage=self.task.stage, attempt=self.task.attempt, host=this_host(), process=this_process())
+        write_atomic(self.layout.holder, mine.model_dump_json())
+        pid, host, epoch = mine.process.pid, mine.host, self.task.epoch
+        message = f"process {pid} started on {host}"
+        self.emit("process", message, state="started", pid=pid, host=host, attempt=mine.attempt, epoch=epoch)
 
     def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
         self.stop_requested = True
 
     def _watch_supervisor(self) -> None:
         try:
-            supervisor, parent = _identified(self.task.supervisor), os.getppid()
+            supervisor, parent = same_process(self.task.supervisor), os.getppid()
             heartbeat = _Heartbeat(self.task.heartbeat, self.task.heartbeat_timeout_s)
             # The parent is the supervisor, or a launcher that may be killed on its own.
             while _alive(supervisor) and os.getppid() == parent and heartbeat.fresh():
@@ -95,15 +111,6 @@ class StageRuntime:
             # Also when the watch itself fails: a trainer that nobody watches is worse than one that starts again.
             # Not SIGTERM: whoever took the job over must never meet a second trainer, so no last checkpoint.
             os.killpg(os.getpgid(0), signal.SIGKILL)
-
-
-def _identified(process: ProcessId) -> psutil.Process | None:
-    """The very process, not a later one with its number. Compared once: psutil's times move with the host's clock."""
-    try:
-        found = psutil.Process(process.pid)
-    except psutil.NoSuchProcess:
-        return None
-    return found if abs(found.create_time() - process.started) < CLOCK_STEP_S else None
 
 
 def _alive(process: psutil.Process | None) -> bool:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from s2d.plan.document import Training
 from s2d.runner.task import StageResult
-from s2d.stages.callbacks import Checkpointing, Report, StopWhenAsked
+from s2d.stages.callbacks import Checkpointing, Report, RoomToSave, StopWhenAsked
 from s2d.stages.checkpoints import newest_valid
 from s2d.stages.distributed import from_first
 from s2d.stages.models import load_model, revision_of, save_model
@@ -140,7 +140,9 @@ def train(
     torch.set_num_threads(runtime.plan.hardware.cpu_threads)
     report = Report(runtime, trainer.args.max_steps)
     sealing = Checkpointing(runtime, rows_per_step=rows_per_step, label_rows=label_rows)
-    for callback in (report, *callbacks, StopWhenAsked(runtime), sealing):
+    room = RoomToSave(checkpoint_dir(runtime))
+    # In this order: what decides to save comes before what asks whether there is room.
+    for callback in (report, *callbacks, StopWhenAsked(runtime), room, sealing):
         trainer.add_callback(callback)
     resume = from_first(lambda: newest_valid(checkpoint_dir(runtime), runtime.plan.id))
     if resume is not None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from s2d.errors import Conflict, NotFound
+from s2d.errors import FAILURE_CODES, Conflict, NotFound
 from s2d.events import NewEvent
 from s2d.store import events, outbox
 from s2d.store.database import db_now
@@ -64,17 +64,20 @@ def list_page(
 
 
 def claim(session: Session, job_id: str, worker: str, lease_s: float) -> Claim | None:
-    """Take a queued job, or one whose worker let its lease run out. None: somebody else has it, or it is done."""
-    free = or_(JobRow.state == "queued", and_(JobRow.state == "running", JobRow.lease_expires_at < db_now()))
+    """Take a queued job whose time has come. None: somebody else has it, it is done, or it waits.
+
+    A job whose worker let its lease run out is queued again first, see `requeue_lost`.
+    """
     query = (
         update(JobRow)
-        .where(JobRow.id == job_id, free)
+        .where(JobRow.id == job_id, JobRow.state == "queued", outbox.due())
         .values(
             state="running",
             epoch=JobRow.epoch + 1,
             attempt=JobRow.attempt + 1,
             worker=worker,
             lease_expires_at=db_now() + lease_s,
+            available_at=None,
         )
         .returning(JobRow.epoch, JobRow.attempt, JobRow.started_at)
     )
@@ -121,6 +124,9 @@ def record(session: Session, claim: Claim, progress: dict[str, Any], new: Sequen
         raise LeaseLost(claim.job_id)
     if new:
         events.append(session, claim.job_id, claim.epoch, new)
+    read = [event.origin for event in new if event.origin is not None]
+    if read:
+        session.execute(_held(claim).values(events_read=read[-1].model_dump()))
 
 
 def finish(
@@ -195,7 +201,7 @@ def request_resume(session: Session, job_id: str) -> JobRow:
         return row
     if row.state not in sources("queued"):
         raise Conflict(f"Job {job_id!r} is {row.state} and cannot be resumed.", code="not_resumable")
-    row.attempt, row.error, row.finished_at = 0, None, None
+    row.attempt, row.error, row.finished_at, row.available_at = 0, None, None, None
     outbox.add(session, job_id)
     return _move(session, row, "queued")
 
@@ -233,8 +239,11 @@ def request_cancel(session: Session, job_id: str) -> JobRow:
     return _move(session, row, "cancelled")
 
 
-def requeue_lost(session: Session, max_attempts: int) -> list[tuple[str, JobState]]:
+def requeue_lost(session: Session, max_attempts: int, backoff_s: float = 0.0) -> list[tuple[str, JobState]]:
     """What the reaper does: jobs whose lease ran out are queued again, given up, or what was asked of their worker.
+
+    Args:
+        backoff_s: a job waits so long before its second attempt, and twice as long before each further one.
 
     Returns:
         (job id, new state) of each job that moved.
@@ -242,18 +251,16 @@ def requeue_lost(session: Session, max_attempts: int) -> list[tuple[str, JobStat
     lost = select(JobRow).where(JobRow.state.in_(HELD), JobRow.lease_expires_at < db_now())
     moved: list[tuple[str, JobState]] = []
     for row in session.scalars(lost.with_for_update(skip_locked=True)).all():
-        moved.append((row.id, _requeue(session, row, max_attempts)))
+        moved.append((row.id, _requeue(session, row, max_attempts, backoff_s)))
     return moved
 
 
-def _requeue(session: Session, row: JobRow, max_attempts: int) -> JobState:
+def _requeue(session: Session, row: JobRow, max_attempts: int, backoff_s: float) -> JobState:
     target = _settled(row.state, "queued")
     if target == "queued" and row.attempt >= max_attempts:
-        target = "failed"
-        row.error = {
-            "code": "lost_worker",
-            "message": f"The worker was lost {row.attempt} times, the most that is tried.",
-        }
+        target, row.error = "failed", _lost(row)
+    wait_s = backoff_s * 2.0 ** (row.attempt - 1)
+    row.available_at = db_now() + wait_s if target == "queued" and wait_s else None
     row.state = target
     # A new epoch at once: the lost worker, should it wake, can no longer write.
     row.epoch += 1
@@ -261,10 +268,25 @@ def _requeue(session: Session, row: JobRow, max_attempts: int) -> JobState:
     if target in FINAL:
         row.finished_at = db_now()
     session.flush()
-    events.append(session, row.id, None, [_state_event(target, level="warn", lost_worker=lost_worker)])
+    waits = {"wait_s": wait_s} if target == "queued" else {}
+    error = {"error": row.error} if target == "failed" else {}
+    event = _state_event(target, level="warn", lost_worker=lost_worker, **waits, **error)
+    events.append(session, row.id, None, [event])
     if target == "queued":
         outbox.add(session, row.id)
     return target
+
+
+def _lost(row: JobRow) -> dict[str, Any]:
+    """The document of a failed job, see `s2d.runner.pipeline.failure`; the log is on the host that was lost."""
+    return {
+        "code": "lost_worker",
+        "message": f"The worker was lost {row.attempt} times, the most that is tried; the last one was {row.worker}.",
+        "advice": FAILURE_CODES["lost_worker"],
+        "stage": row.progress.get("stage"),
+        "step": row.progress.get("step"),
+        "log": [],
+    }
 
 
 def _held(claim: Claim) -> Any:
@@ -273,3 +295,15 @@ def _held(claim: Claim) -> Any:
 
 def _state_event(state: JobState, level: str = "info", **data: Any) -> NewEvent:
     return NewEvent(type="state", level=level, message=f"job {state}", data={"state": state, **data})
+
+
+def endings(session: Session) -> list[tuple[str, float | None]]:
+    """Every job and the seconds since it ended, on the database's clock; None for one that may still run."""
+    rows = session.execute(select(JobRow.id, JobRow.state, (db_now() - JobRow.finished_at).label("ended_s")))
+    return [(row.id, row.ended_s if row.state in FINAL else None) for row in rows]
+
+
+def hold_ended(session: Session, job_id: str) -> bool:
+    """Whether the job has ended; if so, nobody resumes it until the transaction ends (`begin`, not `read`)."""
+    query = select(JobRow.id).where(JobRow.id == job_id, JobRow.state.in_(FINAL)).with_for_update()
+    return session.execute(query).one_or_none() is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from s2d.store.database import db_now
@@ -16,9 +16,14 @@ def add(session: Session, job_id: str) -> None:
     session.flush()
 
 
+def due() -> ColumnElement[bool]:
+    """Whether a job need not wait any longer."""
+    return or_(JobRow.available_at.is_(None), JobRow.available_at <= db_now())
+
+
 def unsent(session: Session, limit: int = 100) -> Sequence[OutboxRow]:
-    """Oldest first."""
-    query = select(OutboxRow).where(OutboxRow.sent_at.is_(None)).order_by(OutboxRow.id).limit(limit)
+    """Those whose job need not wait any longer, oldest first."""
+    query = select(OutboxRow).join(JobRow).where(OutboxRow.sent_at.is_(None), due()).order_by(OutboxRow.id).limit(limit)
     return session.scalars(query).all()
 
 

@@ -58,6 +58,10 @@ class JobRow(Base):
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     worker: Mapped[str | None] = mapped_column(String(200))
     lease_expires_at: Mapped[float | None] = mapped_column(Float(53))
+    # A lost job waits until then before it is tried again; null: it need not wait.
+    available_at: Mapped[float | None] = mapped_column(Float(53))
+    # Where the last stored event of a stage ends (`s2d.events.Origin`): whoever takes the job over reads on there.
+    events_read: Mapped[dict[str, Any] | None]
     last_seq: Mapped[int] = mapped_column(Integer, default=0)
     progress: Mapped[dict[str, Any]]
     error: Mapped[dict[str, Any] | None]

@@ -8,15 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import insert, text
+from sqlalchemy import MetaData, insert
 from sqlalchemy.exc import IntegrityError
 
 from s2d.errors import Conflict, InvalidRequest, NotFound
-from s2d.events import NewEvent
+from s2d.events import NewEvent, Origin
 from s2d.plan.graph import Account
 from s2d.store import events, idempotency, jobs, keys, ledger, outbox, students
 from s2d.store.database import Database, db_now
@@ -63,25 +64,55 @@ def test_migrations_make_the_tables_that_the_code_describes(db: Database) -> Non
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
-def test_a_ledger_of_the_first_schema_is_carried_over(database_url: str) -> None:
+def fill_as_released(database: Database) -> None:
+    """A row in every table, as the schema that is there has them."""
+    known = MetaData()
+    known.reflect(database.engine)
+    job = {"id": "job_1", "plan_id": "plan_1", "file_id": "file_1", "state": "running", "epoch": 3, "attempt": 2}
+    label = {"job_id": "job_1", "role": "teacher_rl", "label_id": "a", "arm": "workflow", "stage": "teacher_rl"}
+    rows: dict[str, list[dict[str, Any]]] = {
+        "plans": [{"id": "plan_1", "document": {}}],
+        "files": [{"id": "file_1", "filename": "a", "purpose": "fine-tune", "bytes": 1, "sha256": "0", "labeled": 1,
+                   "unlabeled": 0, "report": {}}],
+        "jobs": [{**job, "last_seq": 1, "progress": {}}],
+        "events": [{"job_id": "job_1", "seq": 1, "epoch": 3, "type": "message", "level": "info", "message": "m",
+                    "data": {}}],
+        "label_ledger": [label, {**label, "label_id": "b", "role": "validation", "stage": "teacher_rollouts"},
+                         {**label, "label_id": "c", "role": "test", "stage": "evaluate"}],
+        "outbox": [{"id": 1, "job_id": "job_1"}],
+        "students": [{"id": "student-1", "job_id": "job_1", "path": "/p"}],
+        "api_keys": [{"id": "key_1", "name": "first", "key_hash": "h"}],
+        "idempotency_keys": [{"scope": "jobs", "key": "k", "request_hash": "h", "resource_id": "job_1"}],
+    }  # fmt: skip
+    assert set(rows) == set(known.tables) - {"alembic_version"}
+    with database.begin() as session:
+        for name, some in rows.items():
+            columns = known.tables[name].columns
+            dated = {"created_at": 1.5} if "created_at" in columns else {}
+            for row in some:
+                kept = {column: value for column, value in {**row, **dated}.items() if column in columns}
+                session.execute(insert(known.tables[name]).values(kept))
+
+
+@pytest.mark.parametrize("released", ["0001", "0002"])
+def test_every_released_schema_is_carried_over_with_what_is_in_it(database_url: str, released: str) -> None:
     database = Database(database_url)
-    database.migrate("0001")
-    with database.begin() as session:
-        session.add(PlanRow(id="plan_1", document={}, created_at=0.0))
-        fields = {"filename": "a", "purpose": "fine-tune", "bytes": 1, "sha256": "0", "labeled": 1, "unlabeled": 0}
-        session.add(FileRow(id="file_1", **fields, report={}, created_at=0.0))
-    with database.begin() as session:
-        job = jobs.create(session, plan_id="plan_1", file_id="file_1", name=None).id
-        for label, role in (("a", "teacher_rl"), ("b", "validation"), ("c", "test")):
-            values = {"job": job, "label": label, "role": role}
-            session.execute(text("INSERT INTO label_ledger VALUES (:job, :label, :role)"), values)
+    database.migrate(released)
+    fill_as_released(database)
     database.migrate()
-    with database.read() as session:
-        assert ledger.spent(session, job) == [
+    with database.begin() as session:
+        job = jobs.get(session, "job_1")
+        assert (job.state, job.epoch, job.attempt, job.available_at, job.events_read) == ("running", 3, 2, None, None)
+        assert [event.message for event in events.since(session, "job_1", 0, 10)] == ["m"]
+        assert ledger.spent(session, "job_1") == [
             ("workflow", "evaluate", "test", 1),
             ("workflow", "teacher_rl", "teacher_rl", 1),
             ("workflow", "teacher_rollouts", "validation", 1),
         ]
+        assert [message.job_id for message in outbox.unsent(session)] == ["job_1"]
+        assert students.get(session, "student-1").path == "/p"
+        assert idempotency.recall(session, "jobs", "k", "h") == "job_1"
+        jobs.record(session, jobs.Claim("job_1", 3, 2), {"step": 1}, [NewEvent(type="message")])
     database.close()
 
 
@@ -193,8 +224,10 @@ def test_one_of_many_claims_wins(db: Database) -> None:
 
 def test_a_stale_epoch_can_write_nothing(db: Database) -> None:
     job_id = new_job(db)
-    old = held(db, job_id, lease_s=0.01)
-    time.sleep(0.05)
+    old = held(db, job_id, lease_s=-1)
+    assert claim(db, job_id) is None, "the reaper gives it back first, so that attempts are counted and wait"
+    with db.begin() as session:
+        jobs.requeue_lost(session, max_attempts=5)
     new = held(db, job_id)
     assert new.epoch > old.epoch
     writes = (
@@ -265,6 +298,37 @@ def test_a_job_is_given_up_after_the_last_attempt(db: Database) -> None:
         assert job.error is not None
         assert job.error["code"] == "lost_worker"
         assert job.finished_at is not None
+
+
+def test_each_further_attempt_waits_twice_as_long(db: Database) -> None:
+    job_id, waits = new_job(db), []
+    for _ in range(3):
+        with db.begin() as session:
+            session.get_one(JobRow, job_id).available_at = None
+        held(db, job_id, lease_s=-1)
+        with db.begin() as session:
+            assert jobs.requeue_lost(session, max_attempts=5, backoff_s=100) == [(job_id, "queued")]
+            assert outbox.unsent(session) == [], "no message before its time"
+        assert claim(db, job_id) is None
+        with db.read() as session:
+            waits.append(round(jobs.get(session, job_id).available_at - time.time(), -1))  # type: ignore[operator]
+    assert waits == [100, 200, 400]
+    with db.begin() as session:
+        jobs.request_pause(session, job_id)
+        jobs.request_resume(session, job_id)
+    assert held(db, job_id).attempt == 1, "whoever asks for it need not wait"
+
+
+def test_where_reading_goes_on_is_stored_with_the_events(db: Database) -> None:
+    taken = held(db, new_job(db))
+    read = [NewEvent(type="message", origin=Origin(file="stages/a/events-001.jsonl", offset=n)) for n in (10, 20)]
+    with db.begin() as session:
+        jobs.record(session, taken, {}, [*read, NewEvent(type="message")])
+    with pytest.raises(ZeroDivisionError), db.begin() as session:
+        jobs.record(session, taken, {}, [read[0].model_copy(update={"origin": Origin(file="x", offset=1)})])
+        _ = 1 / 0
+    with db.read() as session:
+        assert jobs.get(session, taken.job_id).events_read == {"file": "stages/a/events-001.jsonl", "offset": 20}
 
 
 def test_a_held_lease_is_left_alone(db: Database) -> None:

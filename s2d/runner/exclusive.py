@@ -1,0 +1,147 @@
+"""At most one stage process of a job is alive, whoever was killed, stopped or asleep before.
+
+The heartbeat's patience (see `worker.supervisor`) already ends an orphan before its job can be claimed again. This is
+the second guard, for a process that could not act on it because it was itself stopped: every stage process holds a
+shared lock on one file of the job, which the kernel releases however the process ends, and the file names the newest
+epoch. A claim waits for the lock, kills what still holds it on this host, and writes its own epoch; a stage process of
+an older epoch then refuses to begin.
+
+Promises nothing on a file system without `flock` between hosts; there the heartbeat alone stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import IO
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from s2d.errors import StageFailure
+from s2d.runner.layout import JobLayout
+from s2d.runner.task import ProcessId, same_process
+
+POLL_S = 0.1
+#: An orphan ends itself in less; what is still there then is stopped or hangs in the kernel.
+PATIENCE_S = 5.0
+#: After SIGKILL, or for a process on another host: then the job fails rather than have two trainers.
+LAST_PATIENCE_S = 60.0
+
+
+class Superseded(Exception):
+    """A newer claim has the job."""
+
+
+class Holder(BaseModel):
+    """The stage process that began last; its file is taken away when its end has been told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    attempt: int
+    host: str
+    process: ProcessId
+
+
+def take_over(layout: JobLayout, epoch: int | None, check: Callable[[], None]) -> int:
+    """Wait until no stage process of an earlier claim is alive, and fence them off.
+
+    Args:
+        epoch: the claim's; None: one more than the last (a local run, whose folder is locked otherwise).
+        check: called while waiting; what it raises ends the wait.
+
+    Returns:
+        The epoch, for the stages of this claim.
+
+    Raises:
+        Superseded: a newer claim was here.
+        StageFailure: code "lost_worker"; an earlier stage process could not be ended.
+    """
+    with _open(layout) as file:
+        _wait_for_all(file, layout, check)
+        before = int(file.read() or 0)
+        now = before + 1 if epoch is None else epoch
+        if now < before:
+            raise Superseded(f"epoch {before} has the job")
+        file.seek(0)
+        file.truncate()
+        file.write(str(now))
+        file.flush()
+        os.fsync(file.fileno())
+    return now
+
+
+def join(layout: JobLayout, epoch: int) -> IO[str]:
+    """Called by each stage process; the file that it returns is to be kept open until the process ends.
+
+    Raises:
+        Superseded: a newer claim has the job: this process must not begin.
+    """
+    file = _open(layout)
+    fcntl.flock(file, fcntl.LOCK_SH)
+    if (newest := int(file.read() or 0)) != epoch:
+        file.close()
+        raise Superseded(f"epoch {newest} has the job, this is {epoch}")
+    return file
+
+
+def holder(layout: JobLayout) -> Holder | None:
+    """The last stage process whose end has not been told."""
+    with contextlib.suppress(FileNotFoundError):
+        return Holder.model_validate_json(layout.holder.read_text())
+    return None
+
+
+def this_host() -> str:
+    return socket.gethostname()
+
+
+def _open(layout: JobLayout) -> IO[str]:
+    file = layout.trainer_lock.open("a+")
+    file.seek(0)
+    return file
+
+
+def _wait_for_all(file: IO[str], layout: JobLayout, check: Callable[[], None]) -> None:
+    began, killed = time.monotonic(), False
+    while not _locked(file):
+        check()
+        waited = time.monotonic() - began
+        if waited > PATIENCE_S and not killed:
+            killed = True
+            _kill(holder(layout))
+        if waited > PATIENCE_S + LAST_PATIENCE_S:
+            raise StageFailure(
+                f"A stage process of an earlier claim is still alive: {holder(layout)}.", code="lost_worker"
+            )
+        time.sleep(POLL_S)
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    file.seek(0)
+    return True
+
+
+def _kill(last: Holder | None) -> None:
+    """End its whole group with SIGKILL, which also ends what is stopped."""
+    if last is None or last.host != this_host():
+        return
+    process = same_process(last.process)
+    if process is None:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in (*process.children(recursive=True), process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(last.process.pid, signal.SIGKILL)
