@@ -15,8 +15,10 @@ from celery.signals import worker_init, worker_ready, worker_shutdown, worker_sh
 
 from s2d.services.context import Context, open_context
 from s2d.settings import Settings
+from worker.janitor import Janitor
 from worker.outbox import Outbox
 from worker.reaper import Reaper
+from worker.threads import Periodic
 
 TASK = "s2d.run_job"
 
@@ -52,7 +54,7 @@ class Housekeeping:
         self._settings = settings
         self._context: Context | None = None
         self._lock = threading.Lock()
-        self._threads: list[Outbox | Reaper] = []
+        self._threads: list[Periodic] = []
         self.draining = threading.Event()
 
     @property
@@ -63,7 +65,11 @@ class Housekeeping:
             return self._context
 
     def start(self) -> None:
-        self._threads = [Outbox(lambda: self.context, publish), Reaper(lambda: self.context, self._settings.lease_s)]
+        self._threads = [
+            Outbox(lambda: self.context, publish),
+            Reaper(lambda: self.context, self._settings.lease_s),
+            Janitor(lambda: self.context),
+        ]
         for thread in self._threads:
             thread.start()
 
