@@ -64,7 +64,12 @@ def _middleware(settings: Settings) -> list[Middleware]:
     return [
         Middleware(Envelope),
         Middleware(Access),
-        Middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes),
+        Middleware(
+            BodyLimit,
+            max_body_bytes=settings.max_body_bytes,
+            max_upload_bytes=settings.max_upload_bytes,
+            body_timeout_s=settings.body_timeout_s,
+        ),
     ]
 
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -24,9 +24,11 @@ from s2d.store.ids import new_id
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+#: What SQLAlchemy raises while a server is gone, going, or out of connections.
+DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 #: Codes of what the router itself refuses.
-_ROUTER_CODES = {404: "route_not_found", 405: "method_not_allowed", 413: "too_large"}
+_ROUTER_CODES = {404: "route_not_found", 405: "method_not_allowed", 408: "request_timeout", 413: "too_large"}
 _SHOWN_FIELDS = 10
 
 
@@ -141,7 +143,7 @@ def as_problem(error: Exception) -> S2DError:
         return _invalid(error.errors())
     if isinstance(error, HTTPException):
         return _refused(error)
-    if isinstance(error, OperationalError):
+    if isinstance(error, DATABASE_AWAY):
         return Unavailable("The database does not answer. Try again in a moment.", code="database_unavailable")
     return S2DError("Something went wrong here. The log has the reason under this answer's x-request-id.")
 

@@ -51,7 +51,9 @@ class FileDeleted(BaseModel):
 def upload(ctx: ContextDep, file: UploadFile, purpose: Annotated[str, Form()] = "fine-tune") -> FileObject:
     """Upload labels: one JSON object a line, with a problem (`problem`, `question`, `prompt` or chat `messages`) and,
     where there is one, its answer. Rows that cannot be used are left out and reported with line and reason."""
-    return FileObject.of(files.upload(ctx, file.file, filename=file.filename or "", purpose=purpose))
+    # PostgreSQL takes no NUL in a text, and nobody's terminal wants the other control characters.
+    filename = "".join(filter(str.isprintable, file.filename or ""))
+    return FileObject.of(files.upload(ctx, file.file, filename=filename, purpose=purpose))
 
 
 @router.get("")

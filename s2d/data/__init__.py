@@ -4,7 +4,7 @@
 Everything streams: memory grows with the number of rows (about 200 bytes each), not with their text.
 
 Not guaranteed: that near-duplicates (a problem with one word changed) stay in one share. Only prompts that are equal
-after Unicode and white-space normalisation are the same label.
+after Unicode and white-space normalisation, invisible characters left out, are the same label.
 """
 
 from s2d.data.ingest import IngestReport, Limits, Rejection, ingest

@@ -29,7 +29,8 @@ def parse_line(line: bytes) -> dict[str, Any]:
     if b"\0" in line:
         raise RowRejected("NUL bytes")
     try:
-        record = json.loads(line.decode("utf-8"), parse_float=Decimal, parse_constant=_no_number)
+        # Without its newline: where a line was cut off, the error would be in column 1 of the next.
+        record = json.loads(line.decode("utf-8").rstrip(), parse_float=Decimal, parse_constant=_no_number)
     except UnicodeDecodeError as error:
         raise RowRejected("not UTF-8", f"byte {error.start + 1} of the line") from error
     except json.JSONDecodeError as error:

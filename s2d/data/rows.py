@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from s2d.errors import InvalidData
 
+#: Soft hyphen, zero-width space, word joiner, byte order mark: nobody sees them, so they make no other problem.
+_INVISIBLE = str.maketrans("", "", "\u00ad\u200b\u2060\ufeff")
+
 
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,10 +49,10 @@ class Row(BaseModel):
 
 
 def prompt_id(messages: Iterable[Message]) -> str:
-    """32 hex digits of the prompt: all turns, in Unicode NFC, with every run of white space as one space."""
+    """32 hex digits of the prompt: all turns, in Unicode NFC, every run of white space one space, nothing invisible."""
     digest = hashlib.blake2b(digest_size=16)
     for message in messages:
-        text = " ".join(unicodedata.normalize("NFC", message.content).split())
+        text = " ".join(unicodedata.normalize("NFC", message.content.translate(_INVISIBLE)).split())
         # The separators are control characters, which `split` has removed from the text.
         digest.update(f"{message.role}\x1f{text}\x1e".encode())
     return digest.hexdigest()

@@ -131,9 +131,10 @@ def _facts(folder: Path) -> dict[str, Any]:
     tokenizer, config = _json(folder, "tokenizer.json"), _json(folder, "config.json", required=False)
     settings = _json(folder, "tokenizer_config.json", required=False)
     special = {**_json(folder, "special_tokens_map.json", required=False), **settings}
+    added = _json(folder, "added_tokens.json", required=False)
     generation = _json(folder, "generation_config.json", required=False)
     return {
-        "vocabulary": _vocabulary(tokenizer, folder),
+        "vocabulary": _vocabulary(tokenizer, special, added, folder),
         "special tokens": {name: _text(special.get(name)) for name in _SPECIAL},
         "end-of-sequence ids": _ids(generation.get("eos_token_id", config.get("eos_token_id"))),
         "padding ids": _ids(generation.get("pad_token_id", config.get("pad_token_id"))),
@@ -150,22 +151,36 @@ def _json(folder: Path, name: str, *, required: bool = True) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise InvalidPlan(f"{path} is not valid JSON: {err}") from err
     if not isinstance(value, dict):
         raise InvalidPlan(f"{path} does not hold a JSON object.")
     return value
 
 
-def _vocabulary(tokenizer: dict[str, Any], folder: Path) -> dict[str, int]:
+def _vocabulary(
+    tokenizer: dict[str, Any], settings: dict[str, Any], added: dict[str, Any], folder: Path
+) -> dict[str, int]:
+    """Every token with its id, those included that transformers adds to the ones of tokenizer.json when it loads it."""
     try:
         vocab = tokenizer["model"]["vocab"]
         # Unigram models list [token, score] in the order of their ids.
         table = dict(vocab) if isinstance(vocab, dict) else {entry[0]: i for i, entry in enumerate(vocab)}
         table.update({token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()})
-    except (KeyError, TypeError, IndexError) as err:
-        raise InvalidPlan(f"{folder / 'tokenizer.json'} has no vocabulary that can be read.") from err
+        table.update({_text(token): int(i) for i, token in (settings.get("added_tokens_decoder") or {}).items()})
+        table.update(added)
+        for token in _further(settings):
+            table.setdefault(token, 1 + max(table.values(), default=-1))
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as err:
+        raise InvalidPlan(f"The tokenizer files of {folder} have no vocabulary that can be read.") from err
     return table
+
+
+def _further(settings: dict[str, Any]) -> list[str]:
+    """Special tokens without a name of their own."""
+    extra = settings.get("extra_special_tokens") or []
+    listed = list(extra.values()) if isinstance(extra, dict) else list(extra)
+    return [str(_text(token)) for token in [*listed, *(settings.get("additional_special_tokens") or [])]]
 
 
 def _text(token: Any) -> str | None:
@@ -188,11 +203,11 @@ def _template(folder: Path, settings: dict[str, Any]) -> str | None:
 
 def _rendered(folder: Path, settings: dict[str, Any]) -> str | None:
     """What the template makes of `CONVERSATION` with the start of an answer; None without a template."""
-    template = _template(folder, settings)
-    if template is None:
-        return None
     tokens = {name: _text(settings.get(name)) or "" for name in _SPECIAL}
     try:
+        template = _template(folder, settings)
+        if template is None:
+            return None
         return (
             _environment()
             .from_string(template)

@@ -1,8 +1,8 @@
 """From a model's name to what the planner knows of it: a local folder, the catalog, or the hub.
 
-Only `config.json` and tokenizer files are read. A local path resolves, symbolic links included, under one of the
-allowed folders; weights are safetensors; a config that wants its own code is refused. What a hub repository's weight
-files are is not known before the job downloads them (it then loads safetensors only).
+Read are `config.json`, tokenizer files, and of the weights their index and how they begin. A local path resolves,
+symbolic links included, under one of the allowed folders; weights are safetensors in the folder itself; a config that
+wants its own code is refused. What a hub repository's weight files are is not known before the job downloads them.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ from s2d.plan.document import Model
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
+    "added_tokens.json",
     "special_tokens_map.json",
     "generation_config.json",
     "chat_template.jinja",
 )
 _EVERY_FILE = ("config.json", "tokenizer_config.json", "generation_config.json")
+#: Which file each weight is in; transformers loads whatever it names.
+_INDEX = "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _MAX_CONFIG_BYTES = 1 << 20
+_MAX_FILE_BYTES = 64 << 20
 
 
 class ModelPolicy(BaseModel):
@@ -71,12 +75,11 @@ def local_folder(name: str, policy: ModelPolicy) -> Path | None:
     Raises:
         ModelRefused: the path is outside the allowed folders (said the same way whether or not it exists).
     """
-    path = Path(name).expanduser()
-    looks_local = path.is_absolute() or name.startswith((".", "~")) or "\\" in name
-    if not looks_local and not path.is_dir():
+    looks_local = name.startswith(("/", ".", "~")) or "\\" in name
+    resolved = _resolved(name)
+    if not looks_local and (resolved is None or not resolved.is_dir()):
         return None
-    resolved = path.resolve()
-    if not _allowed(resolved, policy):
+    if resolved is None or not _allowed(resolved, policy):
         if not looks_local:
             return None  # a hub id that happens to be a folder here
         raise ModelRefused(f"{name!r} is outside the folders that models may be read from.")
@@ -121,8 +124,21 @@ def fetch_tokenizer(model: Model, policy: ModelPolicy) -> None:
             continue
 
 
-def _allowed(path: Path, policy: ModelPolicy) -> bool:
-    return any(path.is_relative_to(root.expanduser().resolve()) for root in policy.roots)
+def _resolved(name: str | Path) -> Path | None:
+    """Where a path leads, symbolic links followed; None where it leads nowhere: a circle of links, the home of nobody,
+    a name that no file can have."""
+    try:
+        path = Path(name).expanduser().resolve()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return path
+
+
+def _allowed(path: Path | None, policy: ModelPolicy) -> bool:
+    return path is not None and any(path.is_relative_to(root.expanduser().resolve()) for root in policy.roots)
 
 
 def _read_folder(folder: Path, policy: ModelPolicy) -> dict[str, Any]:
@@ -130,26 +146,68 @@ def _read_folder(folder: Path, policy: ModelPolicy) -> dict[str, Any]:
     if not config.is_file():
         raise InvalidPlan(f"{folder} has no config.json: it is not a transformers model folder.")
     weights = list(folder.glob("*.safetensors"))
-    for file in (config, *weights, *(folder / name for name in TOKENIZER_FILES)):
-        if not _allowed(file.resolve(), policy):
+    for file in (config, *weights, folder / _INDEX, *(folder / name for name in TOKENIZER_FILES)):
+        if not _allowed(_resolved(file), policy):
             raise ModelRefused(f"{file} links to a place outside the folders that models may be read from.")
     if not weights:
         raise ModelRefused(f"{folder} has no safetensors weights; pickled weights can run code and are not loaded.")
+    for file in weights:
+        _check_weights(file)
+    _check_index(folder / _INDEX)
+    if (folder / "adapter_config.json").exists():
+        raise ModelRefused(
+            f"{folder} holds an adapter beside the model, maybe a pickled one: merge it, or move it away."
+        )
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.is_file():
+        _refuse_code(tokenizer, _read_object(tokenizer, _MAX_FILE_BYTES))
     return _read_config(config)
 
 
+def _check_weights(path: Path) -> None:
+    """Raises ModelRefused for a file that is safetensors by its name alone: those begin with the length of a header."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        begin = file.read(1)
+    if begin != b"{" or length > path.stat().st_size - 8:
+        raise ModelRefused(f"{path} is no safetensors file, or not all of one.")
+
+
+def _check_index(path: Path) -> None:
+    """Raises ModelRefused for an index that takes weights from elsewhere, or from a file that is no safetensors."""
+    if not path.is_file():
+        return
+    shards = _read_object(path, _MAX_FILE_BYTES).get("weight_map")
+    if not isinstance(shards, dict):
+        raise InvalidPlan(f"{path} has no weight_map.")
+    for shard in set(map(str, shards.values())):
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise ModelRefused(f"{path} names {shard!r} as weights: they must be safetensors files in the same folder.")
+
+
 def _read_config(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise InvalidPlan(f"{path} is too large to be a model's config.json.")
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as err:
-        raise InvalidPlan(f"{path} is not valid JSON: {err}") from err
-    if not isinstance(config, dict):
-        raise InvalidPlan(f"{path} does not hold a JSON object.")
+    config = _read_object(path)
+    _refuse_code(path, config)
+    if "transformers_weights" in config:
+        raise ModelRefused(f"{path} names its own file of weights (`transformers_weights`): call it model.safetensors.")
+    return config
+
+
+def _refuse_code(path: Path, config: Mapping[str, Any]) -> None:
     if "auto_map" in config:
         raise ModelRefused(f"{path} asks for code of its own (`auto_map`), which is never run.")
-    return config
+
+
+def _read_object(path: Path, limit: int = _MAX_CONFIG_BYTES) -> dict[str, Any]:
+    if path.stat().st_size > limit:
+        raise InvalidPlan(f"{path} is too large for what it is: {limit:,} bytes are the most.")
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as err:
+        raise InvalidPlan(f"{path} is not valid JSON: {err}") from err
+    if not isinstance(value, dict):
+        raise InvalidPlan(f"{path} does not hold a JSON object.")
+    return value
 
 
 def _model(name: str, config: Mapping[str, Any], source: Any, revision: str | None = None) -> Model:
