@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from s2d.data.split import SplitReport
 from s2d.evaluate.scores import Scores, load_scores
 from s2d.evaluate.statistics import avg_at_k, paired_gain, pass_at_k
 from s2d.plan.document import Grpo, Plan, Training, load_plan
 from s2d.plan.graph import WORKFLOW, base_of, made_by, trunk
-from s2d.report.document import ArmResult, Comparison, Gate, PassAtK, Provenance, Report, Spending, StageSummary
+from s2d.report.document import (
+    ArmResult,
+    Check,
+    Comparison,
+    Decision,
+    Gate,
+    PassAtK,
+    Provenance,
+    Report,
+    Spending,
+    StageSummary,
+)
 from s2d.runner.events import read_events
 from s2d.runner.layout import JobLayout
 from s2d.runner.ledger import Ledger
@@ -71,7 +84,7 @@ def build(layout: JobLayout) -> Report:
         arms=arms,
         comparisons=_comparisons(layout, plan, [arm.model for arm in arms]),
         stages=[_summary(plan, result) for result in results.values()],
-        gates=[_gate(plan, result) for result in results.values() if result.gate is not None],
+        gates=[_gate(layout, plan, result) for result in results.values() if result.gate is not None],
         labels=plan.data.labels,
         ledger=_ledger(layout),
         curves={name: curve for name in plan.ids() if (curve := _curves(layout.stage(name)))},
@@ -95,9 +108,32 @@ def _scores_path(layout: JobLayout, role: str) -> Path:
     return layout.evaluations / f"test-{role}.json"
 
 
-def _gate(plan: Plan, result: StageResult) -> Gate:
+def _gate(layout: JobLayout, plan: Plan, result: StageResult) -> Gate:
     assert result.gate is not None
-    return Gate(stage=result.stage, arm=plan.stage(result.stage).arm, **result.gate.model_dump())
+    arm, told = plan.stage(result.stage).arm, result.gate.model_dump()
+    checks = _checks(layout.stage(result.stage))
+    return Gate(stage=result.stage, arm=arm, decided=_decision(plan, arm, result.gate.passed), checks=checks, **told)
+
+
+def _decision(plan: Plan, arm: str, passed: bool) -> Decision:
+    """What the runner does by the plan, see `s2d.runner.pipeline`."""
+    if arm != WORKFLOW:
+        return "measured only"
+    if passed:
+        return "went on"
+    return "stopped" if plan.gates.on_failure == "stop" else "went on although it failed, as asked"
+
+
+def _checks(folder: Path) -> list[Check]:
+    """C2 by step; C1 has none. A step that was measured again after a kill counts once, with its last values."""
+    events = [event for event in _events(folder) if event["type"] == "gate" and event["step"] is not None]
+    by_step = {event["step"]: event["data"] for event in events}
+    return [_check(step, by_step[step]) for step in sorted(by_step)]
+
+
+def _check(step: int, told: dict[str, Any]) -> Check:
+    kl, agreement = (told["measured"][name] for name in ("reverse_kl", "top_token_agreement"))
+    return Check(step=step, reverse_kl=kl, top_token_agreement=agreement, passed=told["passed"])
 
 
 def _ledger(layout: JobLayout) -> list[Spending]:
@@ -198,15 +234,20 @@ def _compare(layout: JobLayout, plan: Plan, arm: str, baseline: str) -> Comparis
 def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Metric -> points. A step that was run again after a kill counts once, with its last values."""
     by_step: dict[int, dict[str, float]] = {}
-    for path in sorted(folder.glob("events-*.jsonl")):
-        for event in read_events(path):
-            if event["type"] == "metrics":
-                by_step[event["step"]] = event["data"]["metrics"]
+    for event in _events(folder):
+        if event["type"] == "metrics":
+            by_step[event["step"]] = event["data"]["metrics"]
     curves: dict[str, list[tuple[int, float]]] = {}
     for step in sorted(by_step):
         for name, value in by_step[step].items():
             curves.setdefault(name, []).append((step, value))
     return curves
+
+
+def _events(folder: Path) -> Iterator[dict[str, Any]]:
+    """What the attempts at a stage told, one after the other."""
+    for path in sorted(folder.glob("events-*.jsonl")):
+        yield from read_events(path)
 
 
 def _provenance(layout: JobLayout, plan: Plan) -> Provenance:

@@ -67,6 +67,20 @@ class Spending(_Document):
     labels: int
 
 
+class Check(_Document):
+    """C2 as it was measured once during a warmup."""
+
+    step: int
+    reverse_kl: float
+    """Mean nats per completion token."""
+    top_token_agreement: float
+    passed: bool
+
+
+Decision = Literal["went on", "stopped", "went on although it failed, as asked", "measured only"]
+"""What a job did after a gate. A control's gate is measured and stops nothing."""
+
+
 class Gate(_Document):
     stage: str
     arm: str
@@ -74,6 +88,11 @@ class Gate(_Document):
     passed: bool
     message: str
     measured: dict[str, Any]
+    decided: Decision | None = None
+    """None in a report that was written before this was told."""
+    checks: list[Check] = []
+    """C2: every measurement during the warmup, in order. The first is at the plan's `steps`; the warmup went on until
+    the last."""
 
 
 class Comparison(_Document):

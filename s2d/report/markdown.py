@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2d.report.document import ArmResult, Report
+from s2d.report.document import ArmResult, Gate, Report
 
 
 def to_markdown(report: Report, pictures: list[str]) -> str:
@@ -75,10 +75,32 @@ def _comparisons(report: Report) -> str:
 
 def _gates(report: Report) -> str:
     rows = [
-        [f"{gate.gate.upper()} ({gate.stage})", "holds" if gate.passed else "does not hold", gate.message]
+        [f"{gate.gate.upper()} ({gate.stage})", _verdict(gate.passed), _decided(gate), gate.message]
         for gate in report.gates
     ]
-    return _table("Gates", ["gate", "verdict", "measured"], rows)
+    return "\n".join([_table("Gates", ["gate", "verdict", "the job", "measured"], rows), _checks(report)])
+
+
+def _verdict(passed: bool) -> str:
+    return "holds" if passed else "does not hold"
+
+
+def _decided(gate: Gate) -> str:
+    """What the job did, and for how long it waited for the gate."""
+    told = gate.decided or "not told"
+    if len(gate.checks) < 2:
+        return told
+    return f"{told}; warmup prolonged from {gate.checks[0].step} to {gate.checks[-1].step} steps"
+
+
+def _checks(report: Report) -> str:
+    rows = [
+        [gate.stage, str(one.step), f"{one.reverse_kl:.3f}", percent(one.top_token_agreement), _verdict(one.passed)]
+        for gate in report.gates
+        for one in gate.checks
+    ]
+    head = ["stage", "warmup steps", "KL(student ‖ teacher), nats/token", "top tokens agree", "C2"]
+    return _table("C2 during the warmup", head, rows)
 
 
 def _labels(report: Report) -> str:

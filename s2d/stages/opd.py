@@ -11,6 +11,7 @@ from s2d.runner.task import StageResult
 from s2d.stages.datasets import dataset
 from s2d.stages.distillation import REVERSE, BridgeTrainer, config
 from s2d.stages.extrapolation import Extrapolation
+from s2d.stages.labels import check_bridge
 from s2d.stages.models import tokenizer_of
 from s2d.stages.runtime import StageRuntime
 from s2d.stages.training import lora_config, student_model, teacher_model, train
@@ -22,6 +23,7 @@ def run(runtime: StageRuntime) -> StageResult:
     tokenizer = tokenizer_of(plan, stage.starts_from, runtime.task.models[stage.starts_from])
     pool = [runtime.layout.prompts(stage.pool)]
     prompts, dropped = load_prompts(pool, tokenizer, plan.max_prompt_tokens)
+    check_bridge(runtime, prompts)
     trainer = BridgeTrainer(
         model=student_model(runtime),
         teacher_model=teacher_model(runtime),

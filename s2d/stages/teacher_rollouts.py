@@ -18,6 +18,7 @@ from s2d.rollouts.stored import RolloutStore, StoredRollout
 from s2d.runner.task import GateResult, StageResult
 from s2d.stages.checkpoints import sha256_file
 from s2d.stages.inference import opened
+from s2d.stages.labels import check_bridge
 from s2d.stages.runtime import StageRuntime
 from s2d.stages.validation import validate
 
@@ -77,6 +78,7 @@ def _generate(runtime: StageRuntime, result: StageResult) -> StageResult:
     with opened(runtime, stage.teacher) as (engine, tokenizer):
         pool = [runtime.layout.prompts(stage.pool)]
         prompts, dropped = load_prompts(pool, tokenizer, runtime.plan.max_prompt_tokens)
+        check_bridge(runtime, prompts)
         prompts = prompts[: stage.prompts]
         runtime.progress(0, len(prompts), "teacher rollouts")
         for part, start in enumerate(range(0, len(prompts), PART)):

@@ -23,6 +23,7 @@ from s2d.runner.task import GateResult, StageResult
 from s2d.stages.datasets import dataset
 from s2d.stages.distillation import FORWARD, BridgeTrainer, config, prefix_tokens
 from s2d.stages.distributed import from_first
+from s2d.stages.labels import check_bridge
 from s2d.stages.models import tokenizer_of
 from s2d.stages.runtime import StageRuntime
 from s2d.stages.scored import ScoredOnce
@@ -196,6 +197,7 @@ def stored_pairs(runtime: StageRuntime, tokenizer: Any) -> tuple[list[Prompt], l
     drawn: TeacherRollouts = runtime.plan.stage(runtime.stage.rollouts)
     pool = [runtime.layout.prompts(drawn.pool)]
     prompts, dropped = load_prompts(pool, tokenizer, runtime.plan.max_prompt_tokens)
+    check_bridge(runtime, prompts)
     by_row = {prompt.row_id: prompt for prompt in prompts}
     stored = list(RolloutStore(runtime.layout.rollouts(drawn.id)).read())
     return [by_row[one.row_id] for one in stored], [one.ids[: prefix_tokens(runtime)] for one in stored], dropped

@@ -1,9 +1,10 @@
-"""docs/errors.md has every code that an answer can carry, docs/api.md every address."""
+"""docs/errors.md has every code that an answer can carry, api.md every address, faults.md every fault test."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -54,6 +55,37 @@ def test_every_address_is_documented(app: FastAPI) -> None:
     text = (ROOT / "docs" / "api.md").read_text()
     operations = [f"{method.upper()} {path}" for path, of in app.openapi()["paths"].items() for method in of]
     assert [operation for operation in operations if f"`{operation}`" not in text] == []
+
+
+def fault_rows() -> dict[int, str]:
+    """Row number -> the row of the table in docs/faults.md."""
+    lines = (ROOT / "docs" / "faults.md").read_text().splitlines()
+    return {int(found[1]): line for line in lines if (found := re.match(r"\| (\d+) \|", line))}
+
+
+def fault_tests() -> Iterator[tuple[int, str]]:
+    """(row, test) of every `fault` mark in tests/faults, a module's own mark included."""
+    for path in (ROOT / "tests" / "faults").glob("test_*.py"):
+        tree = ast.parse(path.read_text())
+        whole = [row for node in tree.body if isinstance(node, ast.Assign) for row in marked(node.value)]
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                yield from ((row, node.name) for one in node.decorator_list for row in marked(one))
+                yield from ((row, node.name) for row in whole)
+
+
+def marked(node: ast.expr) -> list[int]:
+    """The numbers in `pytest.mark.fault(…)`."""
+    calls = [one for one in ast.walk(node) if isinstance(one, ast.Call)]
+    marks = [one for one in calls if ast.unparse(one.func) == "pytest.mark.fault"]
+    return [int(ast.literal_eval(argument)) for mark in marks for argument in mark.args]
+
+
+def test_every_row_of_the_fault_table_names_the_tests_that_hold_it() -> None:
+    rows, tests = fault_rows(), list(fault_tests())
+    assert sorted(rows) == list(range(1, 23))
+    assert {row for row, _ in tests} == set(rows)
+    assert [(row, name) for row, name in tests if f"`{name}`" not in rows[row]] == []
 
 
 def test_every_test_that_the_fault_table_names_exists() -> None:

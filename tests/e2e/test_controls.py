@@ -124,6 +124,26 @@ def test_a_stage_refuses_a_row_that_is_not_on_its_account(tmp_path: Path, role: 
     assert f"belongs to {role}" in outcome.error["message"] or "belongs to no stage" in outcome.error["message"]
 
 
+def test_the_bridge_refuses_a_prompt_that_is_held_out(tmp_path: Path) -> None:
+    """Without its answer, which the bridge would not have read; tests/unit/test_bridge_prompts.py has every stage."""
+    upload = labels(tmp_path / "rows.jsonl")
+    stages = {**without_control(), "teacher_rl": {"steps": 1, "prompts_per_step": 8, "group_size": 4}}
+    plan, out = plan_for(upload, controls=[], stages=stages, gates={"c1": {"k": 1}}), tmp_path / "run"
+
+    def tamper(event: NewEvent) -> None:
+        if event.type == "stage" and event.stage == "teacher_rollouts" and event.data["state"] == "running":
+            strange = json.loads((out / "data" / "test.jsonl").read_text().splitlines()[0])
+            with (out / "data" / "prompts.jsonl").open("a") as file:
+                file.write(json.dumps({**strange, "answer": None}) + "\n")
+
+    outcome = run_plan(plan, upload, out, tamper)
+    assert outcome.state == "failed"
+    assert outcome.error is not None
+    assert (outcome.error["code"], outcome.error["stage"]) == ("label_spent", "teacher_rollouts")
+    assert "belongs to test" in outcome.error["message"]
+    assert not (out / "rollouts").exists() or not list((out / "rollouts").rglob("part-*"))
+
+
 def test_a_label_that_another_stage_has_spent_stops_the_job(tmp_path: Path) -> None:
     upload = labels(tmp_path / "rows.jsonl")
     plan, out = plan_for(upload, controls=[], stages=without_control()), tmp_path / "run"

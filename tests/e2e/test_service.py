@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,81 +14,8 @@ import httpx
 import openai
 import psutil
 import pytest
-from tiny import DEMO, SHORT, labels
-
-from s2d.embedded.service import EmbeddedService
-from s2d.settings import Settings
-
-PATIENCE_S = 240.0
-
-
-class Client:
-    """The service as a user sees it."""
-
-    def __init__(self, service: EmbeddedService) -> None:
-        self.service = service
-        self.key = service.settings.key_file.read_text().strip()
-        self.models = service.settings.state_dir / "models"
-        self.http = httpx.Client(
-            base_url=f"{service.url}/v1", headers={"Authorization": f"Bearer {self.key}"}, timeout=60, trust_env=False
-        )
-
-    def upload(self, path: Path) -> str:
-        answer = self.http.post("/files", files={"file": path.open("rb")}, data={"purpose": "fine-tune"})
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["id"])
-
-    def plan(self, file_id: str, **changes: Any) -> str:
-        pair = {"teacher": str(self.models / "teacher"), "student": str(self.models / "student")}
-        answer = self.http.post("/plans", json={**SHORT, **pair, "training_file": file_id, **changes})
-        assert answer.status_code == 201, answer.text
-        return str(answer.json()["id"])
-
-    def start(self, plan: str, file_id: str) -> str:
-        answer = self.http.post("/jobs", json={"plan": plan, "training_file": file_id})
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["id"])
-
-    def events(self, job: str, after: int = 0) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        while True:
-            page = self.http.get(f"/jobs/{job}/events", params={"after": after, "limit": 100}).json()
-            found += page["data"]
-            if not page["has_more"]:
-                return found
-            after = found[-1]["seq"]
-
-    def wait(self, job: str, *states: str) -> dict[str, Any]:
-        deadline = time.monotonic() + PATIENCE_S
-        while (shown := self.http.get(f"/jobs/{job}").json())["state"] not in states:
-            assert time.monotonic() < deadline, shown
-            assert shown["state"] not in ("succeeded", "failed", "cancelled"), shown
-            self.service.check()
-            time.sleep(0.1)
-        return dict(shown)
-
-    def wait_for_step(self, job: str, stage: str, step: int) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            shown = self.http.get(f"/jobs/{job}").json()
-            if shown["current_stage"] == stage and shown["step"] >= step:
-                return
-            assert time.monotonic() < deadline, shown
-            time.sleep(0.05)
-
-
-def start(folder: Path, **settings: Any) -> EmbeddedService:
-    state = folder / "state"
-    shutil.copytree(DEMO, state / "models")
-    wanted = {
-        "state_dir": state,
-        "port": 0,
-        "lease_s": 5.0,
-        "grace_s": 20.0,
-        "serve_engine": "transformers",
-        **settings,
-    }
-    return EmbeddedService(Settings(**wanted), print)
+from service_testing import Client, start
+from tiny import SHORT, labels
 
 
 @pytest.fixture(scope="module")

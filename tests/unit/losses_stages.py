@@ -18,6 +18,7 @@ from tiny import labels, plan_for
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from s2d.data.rows import Message, Row, prompt_id
+from s2d.data.split import ROLES, SplitReport
 from s2d.plan.document import Plan
 from s2d.plan.graph import Account
 from s2d.rollouts.stored import RolloutStore, StoredRollout
@@ -92,7 +93,10 @@ def _write_rows(layout: JobLayout, samples: Sequence[Sample]) -> None:
     lines = "".join(row.model_dump_json() + "\n" for row in rows.values())
     for role in ("prompts", "teacher_rl", "validation"):
         (layout.data / f"{role}.jsonl").write_text(lines)
-    Ledger(layout.ledger).spend(Account("workflow", "teacher_rl"), "teacher_rl", [row.id for row in rows.values()])
+    ids = [row.id for row in rows.values()]
+    split = SplitReport(counts={}, sha256={}, ids={role: ids if role == "teacher_rl" else [] for role in ROLES})
+    (layout.data / "split.json").write_text(split.model_dump_json())
+    Ledger(layout.ledger).spend(Account("workflow", "teacher_rl"), "teacher_rl", ids)
     stored = [StoredRollout(row_id=rows[asked(s)].id, ids=list(s.completion), truncated=False) for s in samples]
     store = RolloutStore(layout.rollouts("teacher_rollouts"))
     store.root.mkdir(parents=True)
