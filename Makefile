@@ -8,7 +8,7 @@ VLLM   := .venv-vllm
 
 SEEDS  ?= 6
 
-.PHONY: demo test test-slow test-vllm bench-paper lint setup clean
+.PHONY: demo test test-slow test-faults test-vllm bench-paper soak lint setup clean
 
 setup: $(READY)
 
@@ -22,10 +22,10 @@ demo: $(READY)
 	$(BIN)/s2d demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not vllm' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not vllm' --ignore tests/faults -n 2 --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m 'slow and not vllm' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'slow and not vllm' --ignore tests/faults -n 2 --dist loadfile
 
 # vLLM pins other versions of what we use, so it has an environment of its own; this is its build for CPUs.
 $(VLLM)/.ready:
@@ -41,6 +41,14 @@ test-vllm: $(READY) $(VLLM)/.ready
 # The paper's table at small scale; SEEDS=1 for a short look.
 bench-paper: $(READY)
 	$(BIN)/python -m benchmarks.paper_table --seeds $(SEEDS) $(if $(filter 6,$(SEEDS)),,--out benchmarks/results/short)
+
+# 100 jobs under random faults; SOAK="--jobs 20 --seed 7" for another one.
+soak: $(READY)
+	$(BIN)/python -m benchmarks.soak $(SOAK)
+
+# The rows of docs/faults.md; the databases are SQLite and PostgreSQL.
+test-faults: $(READY)
+	$(BIN)/python -m pytest tests/faults -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

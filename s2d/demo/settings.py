@@ -1,8 +1,9 @@
 """What the demo's plan request carries: counts of labels and prompts, and each stage's hyperparameters.
 
-They were chosen on validation problems, never on the test split, for the pair under `assets/` on two CPU cores. They
-are overrides like any user's: no stage knows them. Each stage has few steps, so that every one leaves the next
-something to improve. The direct arm has more optimizer steps than all of the student's stages together.
+They were chosen on validation problems, but for three early looks at a test set (`benchmarks/paper_tried.json`), for
+pairs like the one under `assets/` on two CPU cores. They are overrides like any user's: no stage knows them. Each stage
+has few steps, so that every one leaves the next something to improve. The direct arm has more optimizer
+steps than all of the student's stages together.
 """
 
 from __future__ import annotations

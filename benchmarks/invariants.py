@@ -1,0 +1,69 @@
+"""What must be true of every job, whatever was killed: judged from its events and the files that its stages left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from s2d.events import NewEvent
+from s2d.runner.events import unread
+from s2d.runner.layout import JobLayout
+
+Event = dict[str, Any]
+#: Written by stages alone; the other types also come from whoever runs them.
+OF_STAGES = ("metrics", "progress", "checkpoint", "gate", "evaluation")
+
+
+def violations(events: Sequence[Event], layout: JobLayout, stages: Iterable[str]) -> list[str]:
+    """All that is wrong with a job that has ended, in words.
+
+    Args:
+        events: every event of the job, as the API gives them.
+        stages: the ids of its plan's stages, in order.
+    """
+    return [*_numbered(events), *_one_process_at_a_time(events), *_nothing_missing(events, layout, list(stages))]
+
+
+def processes(events: Iterable[Event]) -> list[tuple[str, int]]:
+    """(state, pid) of each `process` event."""
+    return [(one["data"]["state"], one["data"]["pid"]) for one in events if one["type"] == "process"]
+
+
+def _numbered(events: Sequence[Event]) -> list[str]:
+    numbers = [one["seq"] for one in events]
+    whole = list(range(1, len(numbers) + 1))
+    return [] if numbers == whole else [f"events are not numbered 1 to {len(numbers)}: {numbers}"]
+
+
+def _one_process_at_a_time(events: Iterable[Event]) -> list[str]:
+    """Each process that began is gone before the next one begins."""
+    wrong: list[str] = []
+    alive: int | None = None
+    for state, pid in processes(events):
+        if state == "started":
+            wrong += [f"process {pid} began while {alive} had not ended"] if alive is not None else []
+            alive = pid
+        else:
+            wrong += [f"process {pid} ended, and {alive} was the last that began"] if alive not in (pid, None) else []
+            alive = None
+    return wrong if alive is None else [*wrong, f"process {alive} never ended"]
+
+
+def _nothing_missing(events: Iterable[Event], layout: JobLayout, stages: list[str]) -> list[str]:
+    """Every event that a stage wrote is stored once, in the order in which it was written."""
+    written = [_key(one.model_dump(mode="json")) for some in unread(layout, stages, None) for one in _of_stages(some)]
+    stored = [_key(one) for one in events if one["type"] in OF_STAGES]
+    if written == stored:
+        return []
+    shorter = min(len(written), len(stored))
+    first = next((n for n in range(shorter) if written[n] != stored[n]), shorter)
+    return [f"{len(written)} events were written by stages, {len(stored)} stored; they differ from number {first} on"]
+
+
+def _of_stages(events: Iterable[NewEvent]) -> list[NewEvent]:
+    return [one for one in events if one.type in OF_STAGES]
+
+
+def _key(event: Event) -> str:
+    return json.dumps([event[name] for name in ("type", "stage", "step", "message", "data")], sort_keys=True)

@@ -1,0 +1,174 @@
+"""What only a real trainer shows: its checkpoints, its disk, its memory and its losses (rows 1, 9, 10, 11, 12)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny import labels, plan_for
+
+from s2d.events import NewEvent
+from s2d.plan.document import Plan
+from s2d.runner.layout import JobLayout
+from s2d.runner.local import run_plan
+from s2d.stages.checkpoints import sha256_file
+
+TRAINED = ("rl_teacher", "warmup_student", "opd_student", "rl_student", "direct_grpo")
+#: Where each training stage is killed, twice: after a step that was saved, and after one that was not.
+KILLED_AT = {
+    "teacher_rl": (2, 5), "warmup": (1, 3), "opd": (2, 3), "student_rl": (1, 3), "direct_grpo": (2, 3),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return labels(tmp_path_factory.mktemp("labels") / "labels.jsonl")
+
+
+@pytest.fixture(scope="module")
+def plan(upload: Path) -> Plan:
+    return plan_for(upload)
+
+
+@pytest.fixture(scope="module")
+def whole(plan: Plan, upload: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One undisturbed run of every stage."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert run_plan(plan, upload, out, lambda _: None).state == "succeeded"
+    return out
+
+
+def trainer() -> psutil.Process:
+    (child,) = (one for one in psutil.Process().children() if "s2d.stages" in " ".join(one.cmdline()))
+    return child
+
+
+def weights(out: Path) -> dict[str, str]:
+    return {model: sha256_file(out / "models" / model / "model.safetensors") for model in TRAINED}
+
+
+def steps(out: Path) -> dict[tuple[str, int], dict[str, float]]:
+    """The metrics of every step, but for speed; of a step that was made twice, the last ones."""
+    found = {}
+    for path in sorted(out.glob("stages/*/events-*.jsonl")):
+        for event in map(json.loads, path.read_text().splitlines()):
+            if event["type"] == "metrics":
+                metrics = {name: one for name, one in event["data"]["metrics"].items() if name != "tokens_per_second"}
+                found[event["stage"], event["step"]] = metrics
+    return found
+
+
+@pytest.mark.fault(1)
+@pytest.mark.timeout(900)
+def test_killed_twice_in_every_stage_it_ends_with_the_same_weights(
+    whole: Path, plan: Plan, upload: Path, tmp_path: Path
+) -> None:
+    """Batches, losses, rewards, labels spent and weights are those of a run that nobody has disturbed."""
+    kills: list[tuple[str, int]] = []
+
+    def harm(event: NewEvent) -> None:
+        place = (str(event.stage), event.step or 0)
+        if event.type == "metrics" and event.step in KILLED_AT[str(event.stage)] and place not in kills:
+            kills.append(place)
+            os.kill(trainer().pid, signal.SIGKILL)
+
+    outcome = run_plan(plan, upload, tmp_path / "harmed", harm)
+    assert outcome.state == "succeeded", outcome.error
+    assert kills == [(stage, step) for stage, two in KILLED_AT.items() for step in two]
+    assert weights(tmp_path / "harmed") == weights(whole)
+    assert steps(tmp_path / "harmed") == steps(whole)
+    assert (tmp_path / "harmed" / "ledger.jsonl").read_text() == (whole / "ledger.jsonl").read_text()
+    for path in whole.glob("evaluations/*.json"):
+        again = json.loads((tmp_path / "harmed" / "evaluations" / path.name).read_text())
+        assert again["rewards"] == json.loads(path.read_text())["rewards"]
+
+
+@pytest.mark.fault(10)
+def test_a_corrupt_checkpoint_is_set_aside_and_the_one_before_is_used(
+    whole: Path, plan: Plan, upload: Path, tmp_path: Path
+) -> None:
+    events: list[NewEvent] = []
+
+    def harm(event: NewEvent) -> None:
+        """Between two steps: the newest checkpoint loses a bit, and the trainer its life."""
+        events.append(event)
+        if (event.type, event.stage, event.step) == ("metrics", "teacher_rl", 5) and not torn:
+            torn.append(True)
+            flip_a_bit(JobLayout(out).stage("teacher_rl") / "checkpoints" / "checkpoint-4" / "model.safetensors")
+            os.kill(trainer().pid, signal.SIGKILL)
+
+    torn: list[bool] = []
+    out = tmp_path / "harmed"
+    assert run_plan(teacher_only(plan), upload, out, harm).state == "succeeded"
+    assert [one.message for one in events if one.message.startswith("resuming")] == ["resuming from checkpoint-2"]
+    checkpoints = JobLayout(out).stage("teacher_rl") / "checkpoints"
+    assert [path.name for path in checkpoints.glob("quarantine-*")] == ["quarantine-0-checkpoint-4"]
+    assert sha256_file(out / "models" / "rl_teacher" / "model.safetensors") == weights(whole)["rl_teacher"]
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def teacher_only(plan: Plan) -> Plan:
+    """What ends after stage 1 is enough here."""
+    return plan.model_copy(update={"stages": plan.stages[:1]}).sealed()
+
+
+@contextmanager
+def small_disk(folder: Path, *options: str) -> Iterator[None]:
+    """A file system of its own in the folder; `mount` needs root."""
+    folder.mkdir(parents=True)
+    if os.geteuid() != 0:
+        if os.environ.get("CI") == "true":
+            pytest.fail("a full disk needs a file system of its own, and mounting one needs root")
+        pytest.skip("mounting a small file system needs root")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        # Room for one checkpoint and not for two: it is seen before anything is written.
+        (("size=20m",), "needs about"),
+        # Room in bytes, and none for so many files: writing itself fails, half-way.
+        (("size=64m", "nr_inodes=20"), "No space left"),
+    ],
+)
+def test_a_full_disk_keeps_the_checkpoint_before_and_the_job_goes_on_when_there_is_room(
+    whole: Path, plan: Plan, upload: Path, tmp_path: Path, options: tuple[str, ...], told: str
+) -> None:
+    out = tmp_path / "full"
+    checkpoints = JobLayout(out).stage("teacher_rl") / "checkpoints"
+    kept = tmp_path / "kept"
+    with small_disk(checkpoints, *options):
+        outcome = run_plan(teacher_only(plan), upload, out, lambda _: None)
+        assert outcome.state == "failed"
+        assert outcome.error is not None
+        assert (outcome.error["code"], outcome.error["stage"]) == ("disk_full", "teacher_rl")
+        assert told in outcome.error["message"], outcome.error
+        assert "resume" in outcome.error["advice"]
+        left = sorted(path.name for path in checkpoints.glob("*checkpoint*"))
+        assert left == ["checkpoint-2"], "the partial one is gone, the one before is there"
+        assert (checkpoints / "checkpoint-2" / "manifest.json").exists()
+        shutil.copytree(checkpoints, kept)
+    shutil.copytree(kept, checkpoints, dirs_exist_ok=True)
+    events: list[NewEvent] = []
+    assert run_plan(teacher_only(plan), upload, out, events.append).state == "succeeded"
+    assert [one.message for one in events if one.message.startswith("resuming")] == ["resuming from checkpoint-2"]
+    assert sha256_file(out / "models" / "rl_teacher" / "model.safetensors") == weights(whole)["rl_teacher"]

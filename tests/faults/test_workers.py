@@ -1,0 +1,196 @@
+"""Trainers and workers that are killed, frozen, doubled or told to stop (rows 1, 2, 6, 7, 21)."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import psutil
+import pytest
+from faults_testing import OPTIONS, Fault
+
+from benchmarks.invariants import processes
+from benchmarks.rig import freeze, gone, kill, stop, thaw, until
+
+STAGES = ("teacher_rl", "teacher_rollouts", "warmup", "opd", "student_rl", "direct_grpo", "evaluate")
+
+
+def steps(fault: Fault, job: str, stage: str = "teacher_rl") -> list[int]:
+    return [one["step"] for one in fault.client.events(job) if one["type"] == "metrics" and one["stage"] == stage]
+
+
+def lost(made: list[int]) -> int:
+    """How many steps were made twice, over all restarts."""
+    return len(made) - len(set(made))
+
+
+@pytest.mark.fault(1)
+def test_a_killed_trainer_goes_on_from_its_last_checkpoint(fault: Fault) -> None:
+    fault.rig.start_worker()
+    undisturbed, harmed = fault.job(), fault.job()
+    fault.client.wait_for_step(harmed, "teacher_rl", 12)
+    (trainer,) = fault.rig.stages(harmed)
+    trainer.kill()
+    fault.client.wait(harmed, "succeeded")
+    fault.client.wait(undisturbed, "succeeded")
+    made = steps(fault, harmed)
+    assert sorted(set(made)) == list(range(1, 101))
+    assert lost(made) <= 5, "at most one save interval"
+    attempts = [one["data"]["attempt"] for one in fault.client.events(harmed) if one["type"] == "process"]
+    assert attempts[:4] == [1, 1, 2, 2]
+    assert fault.digest(harmed) == fault.digest(undisturbed), "the same batches in the same order"
+    assert fault.client.job(harmed)["attempt"] == 1, "its worker never lost it"
+    fault.check(harmed)
+
+
+@pytest.mark.fault(2)
+def test_the_orphan_of_a_killed_worker_ends_and_another_worker_goes_on(fault: Fault) -> None:
+    first = fault.rig.start_worker()
+    job = fault.job()
+    fault.client.wait_for_step(job, "teacher_rl", 12)
+    orphans = fault.rig.stages(job)
+    kill(first)
+    assert gone(orphans, within_s=fault.rig.settings.lease_s)
+    fault.rig.start_worker()
+    assert fault.client.wait(job, "succeeded")["attempt"] == 2
+    assert fault.states(job) == ["queued", "running", "queued", "running", "succeeded"]
+    assert sorted(set(steps(fault, job))) == list(range(1, 101)), "what the orphan wrote last is there too"
+    fault.check(job)
+
+
+@pytest.mark.fault(2)
+def test_an_orphan_that_cannot_end_itself_is_ended_before_the_next_trainer_begins(fault: Fault) -> None:
+    """Frozen, it can neither see that its supervisor is gone nor that its lease has run out."""
+    first = fault.rig.start_worker()
+    job = fault.job()
+    fault.client.wait_for_step(job, "teacher_rl", 12)
+    (orphan,) = fault.rig.stages(job)
+    orphan.suspend()
+    kill(first)
+    fault.rig.start_worker()
+    fault.client.wait(job, "succeeded")
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+    (end,) = (n for n, one in enumerate(processes(fault.client.events(job))) if one == ("ended", orphan.pid))
+    assert end == 1, "its end is told before the second process begins"
+    fault.check(job)
+
+
+@pytest.mark.fault(6)
+def test_many_workers_with_many_messages_for_one_job_run_it_once(fault: Fault) -> None:
+    from worker.celery_app import TASK, make_app
+
+    workers = [fault.rig.start_worker() for _ in range(2)]
+    app = make_app(fault.rig.settings)
+    jobs = [fault.job() for _ in range(2)]
+    for _ in range(20):
+        for job in jobs:
+            app.send_task(TASK, args=[job])
+    for job in jobs:
+        fault.client.wait(job, "succeeded")
+        assert fault.states(job) == ["queued", "running", "succeeded"]
+        assert steps(fault, job) == list(range(1, 101))
+        fault.check(job)
+    assert all(worker.alive() for worker in workers)
+
+
+@pytest.mark.fault(7)
+def test_a_worker_that_overslept_its_lease_writes_nothing_more(fault: Fault) -> None:
+    sleeper = fault.rig.start_worker()
+    job = fault.job(stages={**OPTIONS["stages"], "teacher_rl": {**OPTIONS["stages"]["teacher_rl"], "steps": 400}})
+    fault.client.wait_for_step(job, "teacher_rl", 12)
+    (trainer,) = fault.rig.stages(job)
+    freeze(sleeper)
+    assert gone([trainer], within_s=2 * fault.rig.settings.lease_s), "its stage does not trust a silent supervisor"
+    fault.rig.start_worker()
+    # Awake again while the other one is at work on it.
+    until("the second claim", lambda: fault.client.job(job)["attempt"] == 2)
+    thaw(sleeper)
+    fault.client.wait(job, "succeeded")
+    until("the sleeper notices", lambda: "the lease is lost" in sleeper.log_path.read_text())
+    assert fault.states(job) == ["queued", "running", "queued", "running", "succeeded"]
+    fault.check(job)
+    # It is of use again.
+    kill(fault.rig.workers[1])
+    again = fault.job()
+    fault.client.wait(again, "succeeded")
+    fault.check(again)
+
+
+@pytest.mark.fault(21)
+def test_cancelled_at_any_moment_of_every_stage_it_goes_on_where_it_was(fault: Fault) -> None:
+    seed = time.time_ns()
+    print("seed", seed)
+    rng = random.Random(seed)
+    fault.rig.start_worker()
+    undisturbed = fault.job()
+    fault.client.wait(undisturbed, "succeeded")
+    job = fault.job()
+    for stage in STAGES:
+        until(stage, lambda stage=stage: fault.client.job(job)["current_stage"] == stage)
+        time.sleep(rng.uniform(0, 0.6))
+        answer = fault.client.http.post(f"/jobs/{job}/cancel")
+        if answer.status_code == 409:
+            # The last stage may have ended meanwhile; then the job has.
+            assert (stage, fault.client.job(job)["state"]) == (STAGES[-1], "succeeded")
+            break
+        fault.client.wait(job, "cancelled")
+        assert fault.rig.stages(job) == []
+        fault.client.ask(job, "resume")
+    fault.client.wait(job, "succeeded")
+    assert lost(steps(fault, job)) == 0, "a stop saves its last step"
+    assert fault.digest(job) == fault.digest(undisturbed)
+    fault.check(job)
+
+
+@pytest.mark.fault(21)
+@pytest.mark.parametrize("settings", [{"grace_s": 2.0}])
+def test_a_stage_that_does_not_stop_is_killed_after_the_grace_time(fault: Fault) -> None:
+    fault.rig.start_worker()
+    job = fault.job()
+    fault.client.wait_for_step(job, "teacher_rl", 12)
+    (trainer,) = fault.rig.stages(job)
+    trainer.suspend()
+    asked = time.monotonic()
+    fault.client.ask(job, "cancel")
+    assert fault.client.job(job)["state"] == "cancelling"
+    fault.client.wait(job, "cancelled")
+    assert time.monotonic() - asked > fault.rig.settings.grace_s
+    fault.client.ask(job, "resume")
+    fault.client.wait(job, "succeeded")
+    assert lost(steps(fault, job)) <= 5
+    fault.check(job)
+
+
+@pytest.mark.fault(21)
+def test_a_worker_that_is_told_to_stop_hands_its_job_back_with_a_checkpoint(fault: Fault) -> None:
+    """A rolling restart: the old worker lets go, the new one goes on."""
+    old = fault.rig.start_worker()
+    job, waiting = fault.job(), fault.job(seed=1)
+    fault.client.wait_for_step(job, "teacher_rl", 12)
+    stop(old)
+    shown = fault.client.job(job)
+    assert (shown["state"], shown["attempt"]) == ("queued", 0), "handing back does not count as a lost attempt"
+    fault.rig.start_worker()
+    fault.client.wait(job, "succeeded")
+    fault.client.wait(waiting, "succeeded")
+    assert steps(fault, job) == list(range(1, 101)), "no step is lost or made twice"
+    for one in (job, waiting):
+        fault.check(one)
+
+
+@pytest.mark.parametrize("settings", [{"max_attempts": 2}])
+def test_a_lost_job_is_given_up_with_its_stage_and_advice(fault: Fault) -> None:
+    job = fault.job()
+    for attempt in (1, 2):
+        worker = fault.rig.start_worker()
+        until("a claim", lambda attempt=attempt: fault.client.job(job)["attempt"] == attempt)
+        fault.client.wait_for_step(job, "teacher_rl", 1)
+        kill(worker)
+    fault.rig.start_worker()
+    error = fault.client.wait(job, "failed")["error"]
+    assert (error["code"], error["stage"]) == ("lost_worker", "teacher_rl")
+    assert error["step"] >= 1
+    assert "resume" in error["advice"]
+    fault.client.ask(job, "resume")
+    fault.client.wait(job, "succeeded")
+    fault.check(job)
