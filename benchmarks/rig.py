@@ -26,7 +26,7 @@ from s2d.settings import Settings
 
 DEMO = Path(__file__).resolve().parents[1] / "s2d" / "demo" / "assets"
 #: What a loaded machine with two cores may take for anything that is waited for.
-PATIENCE_S = 240.0
+PATIENCE_S = 120.0
 FINAL = ("succeeded", "failed", "cancelled")
 
 

@@ -40,6 +40,7 @@ from s2d.rollouts.transformers_engine import TransformersEngine
 from s2d.runner.local import run_plan, summary_of
 from s2d.stages.models import load_model, load_tokenizer
 from s2d.verifiers.base import VerifierSpec
+from s2d.verifiers.extract import final_answer
 from s2d.verifiers.pool import GradingPool
 
 LABELS: Final = {"teacher_rl": 512, "student_rl": 512, "validation": 128, "test": 400}
@@ -67,8 +68,10 @@ OPTIONS: Final[dict[str, Any]] = {
 }
 #: Problems whose rollouts are looked at, a group of GRPO each.
 LOOKED_AT, GROUP = 500, demo.GRPO["group_size"]
-#: Steps of direct GRPO that are told; 36 is as many as the workflow's RL stages have in all.
-TOLD = (1, 10, 20, 30, 36, 40, 50, 60)
+#: As many steps as the workflow's RL stages have in all, which is what the planner gives direct GRPO by itself.
+EQUAL: Final[int] = STAGES["teacher_rl"]["steps"] + STAGES["student_rl"]["steps"]
+#: Steps of direct GRPO that are told.
+TOLD = (1, 10, 20, 30, EQUAL, 50, 60)
 #: The one style in which a problem can be worked out, in each family.
 CAREFUL_WALK, CAREFUL_WORKING = f"a walk of {graphs.ROUTE} steps", "every result written"
 ARMS = (
@@ -178,8 +181,7 @@ def look(
 
 def style_of_walk(completion: str) -> str:
     """Every right walk has `ROUTE` steps: a graph's other edges begin where no route leads."""
-    found = re.fullmatch(r"\\boxed\{([a-z]+)\}", completion)
-    steps = len(found[1]) - 1 if found else 0
+    steps = len(final_answer(completion) or "") - 1
     return {1: "start and goal alone", graphs.ROUTE: CAREFUL_WALK}.get(steps, "anything else")
 
 
@@ -220,19 +222,9 @@ def tabulate(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _arm(runs: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Mean, smallest and largest over the seeds."""
     each = [run["arms"][name] for run in runs]
-    accuracy = [arm["avg_at_k"] for arm in each]
     same = {key: fmean(arm[key] for arm in each) for key in ("labels_used", "updates", "flops")}
-    passes = fmean(run["pass_at_k"][name][str(demo.EVALUATE["k"])] for run in runs)
-    return {
-        "label": each[0]["label"],
-        "mean": fmean(accuracy),
-        "smallest": min(accuracy),
-        "largest": max(accuracy),
-        "pass_at_4": passes,
-        **same,
-    }
+    return {"label": each[0]["label"], "by_seed": [arm["avg_at_k"] for arm in each], **same}
 
 
 def to_markdown(table: dict[str, Any]) -> str:
@@ -244,18 +236,20 @@ def to_markdown(table: dict[str, Any]) -> str:
             f"{seeds[-1]}), each with its own base pair, labels, prompts and sampling, one thread each; avg@4 on "
             f"{LABELS['test']} test problems a seed, read once. Another machine's arithmetic ends at other figures.",
             "## Arms",
-            _arms(table["arms"]),
+            _arms(table),
+            "## Why",
+            _why(table),
             "## The headline's claims, on this family",
             _claims(table["claims"]),
             "## Where RL can begin",
-            "500 fresh problems, a group of 8 rollouts each. Walks: mean over the seeds. Arithmetic: the student in "
+            f"{LOOKED_AT} fresh problems, a group of {GROUP} rollouts each. Arithmetic: the student in "
             "`s2d/demo/assets`, made as those of the [paper's table](paper-table.md).",
             _groups(table),
             _styles(table),
             "## How direct GRPO went",
-            _curve(table["runs"]),
-            "## Why",
-            _why(table),
+            _curves(table["runs"]),
+            "## How far the bridge came",
+            _bridges(table["runs"]),
             "## Settings",
             f"Labels: {LABELS}; {PROMPTS:,} prompts of the bridge. Steps: "
             + ", ".join(f"{name} {given['steps']}" for name, given in STAGES.items() if "steps" in given)
@@ -264,20 +258,21 @@ def to_markdown(table: dict[str, Any]) -> str:
     )
 
 
-def _arms(arms: dict[str, Any]) -> str:
+def _arms(table: dict[str, Any]) -> str:
     rows = [
         [
             arm["label"],
-            f"{100 * arm['mean']:.1f}",
-            f"{100 * arm['smallest']:.1f} – {100 * arm['largest']:.1f}",
-            f"{100 * arm['pass_at_4']:.1f}",
+            f"{100 * fmean(arm['by_seed']):.1f}",
+            f"{100 * min(arm['by_seed']):.1f} – {100 * max(arm['by_seed']):.1f}",
+            *(f"{100 * one:.1f}" for one in arm["by_seed"]),
             f"{arm['labels_used']:,.0f}",
             f"{arm['updates']:,.0f}",
             f"{arm['flops'] / 1e12:.2f}",
         ]
-        for arm in arms.values()
+        for arm in table["arms"].values()
     ]
-    return _table(["model", "avg@4, %", "range over seeds", "pass@4, %", "labels", "student updates", "TFLOP"], rows)
+    seeds = [f"seed {seed}" for seed in table["seeds"]]
+    return _table(["model", "avg@4, %", "range", *seeds, "labels", "student updates", "TFLOP"], rows)
 
 
 def _claims(claims: Sequence[dict[str, Any]]) -> str:
@@ -293,44 +288,67 @@ def _claims(claims: Sequence[dict[str, Any]]) -> str:
     return _table(["claim", "verdict (95 % t interval over seeds)", "points", "smallest and largest"], rows)
 
 
-def _looks(table: dict[str, Any], student: str = "base_student") -> list[dict[str, Any]]:
-    return [run["rollouts"][student] for run in table["runs"]]
+def _why(table: dict[str, Any]) -> str:
+    sums = table["arithmetic_base_student"]["styles"]
+    return "\n".join(
+        [
+            f"- **RL on the student goes as far as its own rollouts lead.** {_each(table, _lead)}",
+            f"- **What is rewarded matters as much as how often.** In a walk nothing but the skill is right: "
+            f"{CAREFUL_WALK}, each along an edge. In arithmetic more groups have a signal, but {CAREFUL_WORKING} is "
+            f"right in {_percent(sums[CAREFUL_WORKING]['right'])} of the base student's tries, and the answer alone in "
+            f"{_percent(sums['the answer alone']['right'])}: there RL is drawn to guessing.",
+            f"- **The bridge ends about where its teacher stands, or below.** {_each(table, _bridged)}",
+            f"- **Direct GRPO has more steps here**: {STAGES['direct_grpo']['steps']}; the workflow's RL stages have "
+            f"{EQUAL} in all. Its training reward after {EQUAL} steps: {_each(table, _at_equal)}",
+        ]
+    )
+
+
+def _each(table: dict[str, Any], tell: Callable[[dict[str, Any]], str]) -> str:
+    return "; ".join(f"seed {run['seed']}: {tell(run)}" for run in table["runs"]) + "."
+
+
+def _lead(run: dict[str, Any]) -> str:
+    signal = _percent(run["rollouts"]["base_student"]["groups_with_signal"])
+    direct, whole = (_percent(run["arms"][name]["avg_at_k"]) for name in ("direct_grpo", "rl_student"))
+    return (
+        f"{signal} of the groups hold a right and a wrong rollout, and direct GRPO ends at {direct}, workflow {whole}"
+    )
+
+
+def _bridged(run: dict[str, Any]) -> str:
+    teacher, student = (_percent(run["arms"][name]["avg_at_k"]) for name in ("rl_teacher", "opd_student"))
+    return f"teacher {teacher}, student after OPD {student}"
+
+
+def _at_equal(run: dict[str, Any]) -> str:
+    return _percent(_at(run["direct_grpo_curves"]["reward_mean"], EQUAL))
 
 
 def _groups(table: dict[str, Any]) -> str:
     names = ("pass_at_1", "pass_at_group", "groups_with_signal")
     looked = {
-        "walks, base student": _looks(table),
-        "walks, after direct GRPO": _looks(table, "direct_grpo"),
-        "arithmetic, base student": [table["arithmetic_base_student"]],
+        **{f"walks, base student of seed {run['seed']}": run["rollouts"]["base_student"] for run in table["runs"]},
+        "arithmetic, base student": table["arithmetic_base_student"],
     }
-    rows = [[who, *(_percent(fmean(one[name] for one in each)) for name in names)] for who, each in looked.items()]
+    rows = [[who, *(_percent(one[name]) for name in names)] for who, one in looked.items()]
     return _table(["student", "pass@1", f"pass@{GROUP}", "groups with some right, some wrong"], rows)
 
 
 def _styles(table: dict[str, Any]) -> str:
+    looked = {f"walks, seed {run['seed']}": run["rollouts"]["base_student"] for run in table["runs"]}
     rows = [
-        [family, style, _percent(share), _percent(right)]
-        for family, each in (("walks", _looks(table)), ("arithmetic", [table["arithmetic_base_student"]]))
-        for style, (share, right) in _by_style(each).items()
+        [who, style, _percent(found["share"]), _percent(found["right"])]
+        for who, one in {**looked, "arithmetic": table["arithmetic_base_student"]}.items()
+        for style, found in one["styles"].items()
     ]
-    return _table(["family", "what the base student writes", "of its rollouts", "of these right"], rows)
+    return _table(["base student", "what it writes", "of its rollouts", "of these right"], rows)
 
 
-def _by_style(looks: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Style → (share of the rollouts, how many of those are right), over all looks."""
-    found = {}
-    for style in sorted({style for one in looks for style in one["styles"]}):
-        each = [one["styles"].get(style, {"share": 0.0, "right": 0.0}) for one in looks]
-        share = fmean(one["share"] for one in each)
-        found[style] = (share, fmean(one["share"] * one["right"] for one in each) / share)
-    return found
-
-
-def _curve(runs: Sequence[dict[str, Any]]) -> str:
-    curves = [run["direct_grpo_curves"] for run in runs]
+def _curves(runs: Sequence[dict[str, Any]]) -> str:
     rows = [
-        [name, *(_percent(fmean(_at(curve[key], step) for curve in curves)) for step in TOLD)]
+        [f"seed {run['seed']}, {name}", *(_percent(_at(run["direct_grpo_curves"][key], step)) for step in TOLD)]
+        for run in runs
         for name, key in (("mean reward", "reward_mean"), ("groups without signal", "groups_without_signal"))
     ]
     return _table(["step", *map(str, TOLD)], rows)
@@ -341,35 +359,16 @@ def _at(curve: dict[Any, float], step: int) -> float:
     return curve[step] if step in curve else curve[str(step)]
 
 
-def _why(table: dict[str, Any]) -> str:
-    arms = {name: _percent(arm["mean"]) for name, arm in table["arms"].items()}
-    walks, sums = _by_style(_looks(table)), _by_style([table["arithmetic_base_student"]])
-    others = max(right for style, (_, right) in walks.items() if style != CAREFUL_WALK)
-    (share, right), (rare, lost) = walks[CAREFUL_WALK], sums[CAREFUL_WORKING]
-    steps = {name: given.get("steps") for name, given in STAGES.items()}
-    c2 = [_c2(run) for run in table["runs"]]
-    before, after = fmean(one["before"]["reverse_kl"] for one in c2), fmean(one["reverse_kl"] for one in c2)
-    at_36 = fmean(_at(run["direct_grpo_curves"]["reward_mean"], 36) for run in table["runs"])
-    return (
-        f"- **The cold student meets its own skill.** {_percent(share)} of its rollouts are walks of {graphs.ROUTE} "
-        f"steps, {_percent(right)} of these are right, and of all else that it writes at most {_percent(others)}: what "
-        f"is rewarded is the skill. In arithmetic {_percent(rare)} of the rollouts work carefully, {_percent(lost)} of "
-        f"these are right, and a bare guess is right {_percent(sums['the answer alone'][1])} of the time: there the "
-        "reward points away from the skill.\n"
-        f"- **The bridge ends near its teacher.** {steps['teacher_rl']} steps of RL leave the teacher at "
-        f"{arms['rl_teacher']} and OPD its student at {arms['opd_student']}; the {steps['student_rl']} steps of stage "
-        f"3 take it to {arms['rl_student']}. Direct GRPO has {steps['direct_grpo']} steps and no teacher above it: "
-        f"{arms['direct_grpo']}. After 36, as many as the workflow's RL stages have in all, its training reward is "
-        f"{_percent(at_36)}.\n"
-        f"- **The bridge itself works.** Its warmup takes KL(student ‖ teacher) from {before:.2f} to {after:.3f} nats "
-        f"a token, and the raw teacher's bridge brings {arms['raw_teacher_bridge']}, its own teacher having "
-        f"{arms['base_teacher']}."
-    )
-
-
-def _c2(run: dict[str, Any]) -> dict[str, Any]:
-    gate = next(gate for gate in run["gates"] if (gate["arm"], gate["gate"]) == ("workflow", "c2"))
-    return dict(gate["measured"])
+def _bridges(runs: Sequence[dict[str, Any]]) -> str:
+    """C2 before the warmup and after it, and what the student then has of its teacher's accuracy."""
+    rows = []
+    for run in runs:
+        measured = next(one for one in run["gates"] if (one["arm"], one["gate"]) == ("workflow", "c2"))["measured"]
+        accuracy = [run["arms"][name]["avg_at_k"] for name in ("rl_teacher", "opd_student")]
+        kl = [f"{one['reverse_kl']:.3f}" for one in (measured["before"], measured)]
+        rows.append([str(run["seed"]), *kl, str(measured["step"]), *map(_percent, accuracy)])
+    head = ["seed", "KL(student ‖ teacher) before", "after the warmup, nats/token", "its steps"]
+    return _table([*head, "RL'd teacher", "student after OPD"], rows)
 
 
 def _percent(share: float) -> str:

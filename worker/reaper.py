@@ -5,8 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from s2d.errors import StageFailure
+from s2d.events import NewEvent, Origin
+from s2d.plan.document import load_plan
+from s2d.runner.events import unread
+from s2d.runner.exclusive import Superseded
+from s2d.runner.handover import hand_over
+from s2d.runner.layout import JobLayout
 from s2d.services.context import Context
 from s2d.store import jobs, outbox
+from s2d.store.events import LeaseLost
+from s2d.store.jobs import Moved
 from worker.threads import Periodic
 
 _log = logging.getLogger("s2d.worker")
@@ -26,5 +35,31 @@ class Reaper(Periodic):
         with ctx.db.begin() as session:
             moved = jobs.requeue_lost(session, settings.max_attempts, settings.backoff_s)
             outbox.resend_stale(session, RESEND_LEASES * settings.lease_s)
-        for job_id, state in moved:
-            _log.warning("job %s lost its worker and is now %s", job_id, state)
+        for lost in moved:
+            _log.warning("job %s lost its worker and is now %s", lost.job_id, lost.state)
+            # A queued job's next claim does it.
+            if lost.state != "queued":
+                _tidy(ctx, lost)
+
+
+def _tidy(ctx: Context, lost: Moved) -> None:
+    """What the lost worker left of a job that no worker will claim now, as a next claim would have found it."""
+    job_id = lost.job_id
+    layout = JobLayout(ctx.settings.job_dir(job_id))
+    if not layout.plan.exists():
+        return
+    with ctx.db.read() as session:
+        job = jobs.get(session, job_id)
+    read = Origin.model_validate(job.events_read) if job.events_read else None
+    missed = unread(layout, load_plan(layout.plan.read_text()).ids(), read)
+
+    def tell(events: list[NewEvent]) -> None:
+        with ctx.db.begin() as session:
+            jobs.record_missed(session, job_id, lost.epoch, events)
+
+    try:
+        hand_over(layout, lost.epoch, missed, tell, lambda: None)
+    except (Superseded, LeaseLost):
+        _log.info("job %s was resumed meanwhile", job_id)
+    except StageFailure as err:
+        _log.error("job %s: %s", job_id, err)

@@ -50,13 +50,15 @@ def run(
     *,
     command: list[str],
     environment: dict[str, str],
+    on_start: Callable[[int], None],
     on_events: Callable[[list[NewEvent]], None],
     wish: Callable[[], Wish],
     grace_s: float,
 ) -> ChildEnd:
     """Run the stage to its end. `wish` is asked every `POLL_S` seconds; events arrive in the order of their file.
 
-    Whatever `on_events` or `wish` raises ends the process group and is raised on.
+    `on_start` gets the process' number. Whatever it, `on_events` or `wish` raises ends the process group and is raised
+    on.
     """
     folder = JobLayout(task.job_dir).stage(task.stage)
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,7 @@ def run(
     kills = oom_kills()
     tail = EventFile(task.job_dir, folder / task.events_name)
     try:
+        on_start(process.pid)
         _follow(process, tail, on_events, wish, grace_s)
     finally:
         _kill_group(process)

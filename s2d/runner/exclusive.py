@@ -39,7 +39,7 @@ class Superseded(Exception):
 
 
 class Holder(BaseModel):
-    """The stage process that began last; its file is taken away when its end has been told."""
+    """The stage process that was started last; its file is taken away when its end has been told."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,8 @@ class Holder(BaseModel):
 
 
 def take_over(layout: JobLayout, epoch: int | None, check: Callable[[], None]) -> int:
-    """Wait until no stage process of an earlier claim is alive, and fence them off.
+    """Wait until no stage process of an earlier claim is alive, and fence them off: one that had only been started, and
+    not come to its lock, is killed here, or refuses to begin.
 
     Args:
         epoch: the claim's; None: one more than the last (a local run, whose folder is locked otherwise).
@@ -64,13 +65,10 @@ def take_over(layout: JobLayout, epoch: int | None, check: Callable[[], None]) -
         StageFailure: code "lost_worker"; an earlier stage process could not be ended.
     """
     with _open(layout) as file:
-        _wait_for_all(file, layout, check)
-        before = int(file.read() or 0)
-        now = before + 1 if epoch is None else epoch
-        if now < before:
-            raise Superseded(f"epoch {before} has the job")
-        file.seek(0)
-        file.truncate()
+        _wait_for_all(file, layout, epoch, check)
+        _kill(holder(layout))
+        now = 1 + _newest(file) if epoch is None else epoch
+        file.truncate(0)
         file.write(str(now))
         file.flush()
         os.fsync(file.fileno())
@@ -85,7 +83,7 @@ def join(layout: JobLayout, epoch: int) -> IO[str]:
     """
     file = _open(layout)
     fcntl.flock(file, fcntl.LOCK_SH)
-    if (newest := int(file.read() or 0)) != epoch:
+    if (newest := _newest(file)) != epoch:
         file.close()
         raise Superseded(f"epoch {newest} has the job, this is {epoch}")
     return file
@@ -103,14 +101,14 @@ def this_host() -> str:
 
 
 def _open(layout: JobLayout) -> IO[str]:
-    file = layout.trainer_lock.open("a+")
-    file.seek(0)
-    return file
+    return layout.trainer_lock.open("a+")
 
 
-def _wait_for_all(file: IO[str], layout: JobLayout, check: Callable[[], None]) -> None:
+def _wait_for_all(file: IO[str], layout: JobLayout, epoch: int | None, check: Callable[[], None]) -> None:
     began, killed = time.monotonic(), False
     while not _locked(file):
+        # Whoever holds it may be a newer claim's process, which is none of ours to kill.
+        _refuse_older(file, epoch)
         check()
         waited = time.monotonic() - began
         if waited > PATIENCE_S and not killed:
@@ -121,6 +119,17 @@ def _wait_for_all(file: IO[str], layout: JobLayout, check: Callable[[], None]) -
                 f"A stage process of an earlier claim is still alive: {holder(layout)}.", code="lost_worker"
             )
         time.sleep(POLL_S)
+    _refuse_older(file, epoch)
+
+
+def _newest(file: IO[str]) -> int:
+    file.seek(0)
+    return int(file.read() or 0)
+
+
+def _refuse_older(file: IO[str], epoch: int | None) -> None:
+    if epoch is not None and epoch < (newest := _newest(file)):
+        raise Superseded(f"epoch {newest} has the job, this is {epoch}")
 
 
 def _locked(file: IO[str]) -> bool:
@@ -128,7 +137,6 @@ def _locked(file: IO[str]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    file.seek(0)
     return True
 
 

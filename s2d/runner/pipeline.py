@@ -22,7 +22,8 @@ from s2d.plan.document import Plan, Training
 from s2d.plan.graph import WORKFLOW, Account, labels_read, made_by
 from s2d.runner import child
 from s2d.runner.child import ChildEnd, Wish
-from s2d.runner.exclusive import Superseded, holder, take_over
+from s2d.runner.exclusive import Superseded
+from s2d.runner.handover import hand_over, tell_end, tell_start
 from s2d.runner.layout import JobLayout
 from s2d.runner.ledger import Ledger
 from s2d.runner.task import StageError, StageResult, StageTask, this_process
@@ -90,26 +91,8 @@ class Pipeline:
         return Outcome("succeeded", student=self.plan.product, report=self._report())
 
     def _take_over(self) -> None:
-        """No process of an earlier claim is alive after this, and what it wrote is told."""
-        self.layout.root.mkdir(parents=True, exist_ok=True)
-        self._epoch = take_over(self.layout, self.host.epoch, self._check_wish)
-        # Nobody is writing now: what a kill left half-written will never be renamed into its place.
-        for half in self.layout.root.rglob(".*.tmp"):
-            half.unlink()
-        for events in self.host.missed(self.layout, self.plan.ids()):
-            self.host.events(events)
-        self._tell_end(None)
-
-    def _tell_end(self, status: int | None) -> None:
-        """The end of the process that began last, once, by whoever knows of it."""
-        last = holder(self.layout)
-        if last is None:
-            return
-        pid = last.process.pid
-        data = {"state": "ended", "pid": pid, "host": last.host, "attempt": last.attempt, "status": status}
-        message = f"process {pid} ended" + ("" if status is None else f" with status {status}")
-        self.host.events([NewEvent(type="process", stage=last.stage, message=message, data=data)])
-        self.layout.holder.unlink()
+        missed = self.host.missed(self.layout, self.plan.ids())
+        self._epoch = hand_over(self.layout, self.host.epoch, missed, self.host.events, self._check_wish)
 
     def _check_wish(self) -> None:
         if self.host.wish() != "run":
@@ -155,7 +138,7 @@ class Pipeline:
         crashes = 0
         while not self.layout.result(name).exists():
             end = self._start(name)
-            self._tell_end(end.status)
+            tell_end(self.layout, self.host.events, end.status)
             # Whatever the exit status: a library that stumbles on its way out does not undo the result.
             if self.layout.result(name).exists():
                 return
@@ -184,6 +167,7 @@ class Pipeline:
             task,
             command=self.command(devices),
             environment=child.environment(hardware.cpu_threads, devices if hardware.device == "cuda" else None),
+            on_start=lambda pid: tell_start(self.layout, self.host.events, name, task.attempt, pid),
             on_events=self.host.events,
             wish=self.host.wish,
             grace_s=self.grace_s,

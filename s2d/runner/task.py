@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +31,12 @@ CLOCK_STEP_S = 60.0
 
 
 def this_process() -> ProcessId:
-    me = psutil.Process()
-    return ProcessId(pid=me.pid, started=me.create_time())
+    return process_id(os.getpid())
+
+
+def process_id(pid: int) -> ProcessId:
+    """Of a process that is there, if only as a zombie."""
+    return ProcessId(pid=pid, started=psutil.Process(pid).create_time())
 
 
 def same_process(process: ProcessId) -> psutil.Process | None:

@@ -12,12 +12,11 @@ from typing import Any
 
 import psutil
 
-from s2d.atomic import write_atomic
 from s2d.events import EventType, NewEvent
 from s2d.plan.document import Plan, load_plan
-from s2d.runner.exclusive import Holder, join, this_host
+from s2d.runner.exclusive import join
 from s2d.runner.layout import JobLayout
-from s2d.runner.task import GateResult, StageTask, same_process, this_process
+from s2d.runner.task import GateResult, StageTask, same_process
 from s2d.stages.matching import fitted, matched
 
 WATCH_S = 0.5
@@ -83,19 +82,8 @@ class StageRuntime:
             Superseded: a newer claim has the job.
         """
         self._lock = join(self.layout, self.task.epoch)
-        self._announce()
         signal.signal(signal.SIGTERM, self._on_sigterm)
         threading.Thread(target=self._watch_supervisor, name="supervisor-watch", daemon=True).start()
-
-    def _announce(self) -> None:
-        """Tell which process has begun; its supervisor, or whoever takes the job over, tells its end."""
-        if self.rank != 0:
-            return
-        mine = Holder(stage=self.task.stage, attempt=self.task.attempt, host=this_host(), process=this_process())
-        write_atomic(self.layout.holder, mine.model_dump_json())
-        pid, host, epoch = mine.process.pid, mine.host, self.task.epoch
-        message = f"process {pid} started on {host}"
-        self.emit("process", message, state="started", pid=pid, host=host, attempt=mine.attempt, epoch=epoch)
 
     def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
         self.stop_requested = True

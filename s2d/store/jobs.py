@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -27,6 +27,14 @@ class Claim:
     job_id: str
     epoch: int
     attempt: int
+
+
+class Moved(NamedTuple):
+    """A job that lost its worker: where it is now, and the epoch that fences that worker off."""
+
+    job_id: str
+    state: JobState
+    epoch: int
 
 
 def create(session: Session, *, plan_id: str, file_id: str, name: str | None) -> JobRow:
@@ -127,6 +135,18 @@ def record(session: Session, claim: Claim, progress: dict[str, Any], new: Sequen
     read = [event.origin for event in new if event.origin is not None]
     if read:
         session.execute(_held(claim).values(events_read=read[-1].model_dump()))
+
+
+def record_missed(session: Session, job_id: str, epoch: int, missed: Sequence[NewEvent]) -> None:
+    """Events of a job that nobody holds any more, found where its last worker was lost.
+
+    Raises:
+        LeaseLost: somebody has claimed it since; they are that one's to record.
+    """
+    events.append(session, job_id, epoch, missed)
+    read = [event.origin for event in missed if event.origin is not None]
+    if read:
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(events_read=read[-1].model_dump()))
 
 
 def finish(
@@ -239,19 +259,20 @@ def request_cancel(session: Session, job_id: str) -> JobRow:
     return _move(session, row, "cancelled")
 
 
-def requeue_lost(session: Session, max_attempts: int, backoff_s: float = 0.0) -> list[tuple[str, JobState]]:
+def requeue_lost(session: Session, max_attempts: int, backoff_s: float = 0.0) -> list[Moved]:
     """What the reaper does: jobs whose lease ran out are queued again, given up, or what was asked of their worker.
 
     Args:
         backoff_s: a job waits so long before its second attempt, and twice as long before each further one.
 
     Returns:
-        (job id, new state) of each job that moved.
+        Each job that moved.
     """
     lost = select(JobRow).where(JobRow.state.in_(HELD), JobRow.lease_expires_at < db_now())
-    moved: list[tuple[str, JobState]] = []
+    moved: list[Moved] = []
     for row in session.scalars(lost.with_for_update(skip_locked=True)).all():
-        moved.append((row.id, _requeue(session, row, max_attempts, backoff_s)))
+        state = _requeue(session, row, max_attempts, backoff_s)
+        moved.append(Moved(row.id, state, row.epoch))
     return moved
 
 

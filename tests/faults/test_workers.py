@@ -142,6 +142,26 @@ def test_cancelled_at_any_moment_of_every_stage_it_goes_on_where_it_was(fault: F
     fault.check(job)
 
 
+@pytest.mark.fault(2)
+def test_a_job_that_nobody_claims_again_is_tidied_by_whoever_finds_it(fault: Fault) -> None:
+    """Its worker was lost while it was being cancelled, and its frozen trainer cannot see that."""
+    first = fault.rig.start_worker()
+    job = fault.job()
+    fault.client.wait_for_step(job, "teacher_rl", 12)
+    (orphan,) = fault.rig.stages(job)
+    orphan.suspend()
+    fault.client.ask(job, "cancel")
+    kill(first)
+    fault.rig.start_worker()
+    fault.client.wait(job, "cancelled")
+    assert gone([orphan], within_s=60)
+    until("its end is told", lambda: processes(fault.client.events(job))[-1] == ("ended", orphan.pid))
+    fault.check(job)
+    fault.client.ask(job, "resume")
+    fault.client.wait(job, "succeeded")
+    fault.check(job)
+
+
 @pytest.mark.fault(21)
 @pytest.mark.parametrize("settings", [{"grace_s": 2.0}])
 def test_a_stage_that_does_not_stop_is_killed_after_the_grace_time(fault: Fault) -> None:

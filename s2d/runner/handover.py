@@ -1,0 +1,63 @@
+"""From one claim of a job to the next: what the last one left is ended, told and tidied before all else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from s2d.atomic import write_atomic
+from s2d.events import NewEvent
+from s2d.runner.exclusive import Holder, holder, take_over, this_host
+from s2d.runner.layout import JobLayout
+from s2d.runner.task import process_id
+
+Tell = Callable[[list[NewEvent]], None]
+
+
+def hand_over(
+    layout: JobLayout, epoch: int | None, missed: Iterable[list[NewEvent]], tell: Tell, check: Callable[[], None]
+) -> int:
+    """No process of an earlier claim is alive after this, what it wrote is told, and no half-written file is left.
+
+    Args:
+        epoch: the new claim's, see `take_over`.
+        missed: what stages wrote and the earlier claim did not come to tell; read once the last writer is gone.
+        check: called while waiting; what it raises ends the wait.
+
+    Returns:
+        The epoch for the new claim's stages.
+
+    Raises:
+        Superseded, StageFailure: see `take_over`.
+    """
+    layout.root.mkdir(parents=True, exist_ok=True)
+    epoch = take_over(layout, epoch, check)
+    # Nobody is writing now: what a kill left half-written will never be renamed into its place.
+    for half in layout.root.rglob(".*.tmp"):
+        half.unlink()
+    for events in missed:
+        tell(events)
+    tell_end(layout, tell, None)
+    return epoch
+
+
+def tell_start(layout: JobLayout, tell: Tell, stage: str, attempt: int, pid: int) -> None:
+    """Written down first: whoever comes after a death in between must know whom to end."""
+    process = Holder(stage=stage, attempt=attempt, host=this_host(), process=process_id(pid))
+    write_atomic(layout.holder, process.model_dump_json())
+    tell([_event(process, "started", f"process {pid} started on {process.host}")])
+
+
+def tell_end(layout: JobLayout, tell: Tell, status: int | None) -> None:
+    """The end of the process that was started last, by whoever knows of it; nothing when it was told already."""
+    last = holder(layout)
+    if last is None:
+        return
+    message = f"process {last.process.pid} ended" + ("" if status is None else f" with status {status}")
+    tell([_event(last, "ended", message, status=status)])
+    layout.holder.unlink()
+
+
+def _event(process: Holder, state: str, message: str, **more: Any) -> NewEvent:
+    data = {"state": state, "pid": process.process.pid, "host": process.host, "attempt": process.attempt, **more}
+    return NewEvent(type="process", stage=process.stage, message=message, data=data)
