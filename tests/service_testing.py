@@ -12,6 +12,9 @@ from benchmarks import rig
 from s2d.embedded.service import EmbeddedService
 from s2d.settings import Settings
 
+#: For a whole job, on a machine that does other things at the same time.
+PATIENCE_S = 240.0
+
 
 class Client(rig.Client):
     """HTTP to an embedded service; its plans are short, and a part that was given up ends every wait."""
@@ -23,6 +26,9 @@ class Client(rig.Client):
 
     def plan(self, file_id: str, **options: Any) -> str:
         return super().plan(file_id, **{**SHORT, **options})
+
+    def wait(self, job: str, *states: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
+        return super().wait(job, *states, patience_s=patience_s)
 
     def job(self, job: str) -> dict[str, Any]:
         self.service.check()

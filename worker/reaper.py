@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from s2d.errors import StageFailure
+from s2d.errors import NotFound, StageFailure
 from s2d.events import NewEvent, Origin
 from s2d.plan.document import load_plan
 from s2d.runner.events import unread
-from s2d.runner.exclusive import Superseded
+from s2d.runner.exclusive import Superseded, holder, this_host
 from s2d.runner.handover import hand_over
 from s2d.runner.layout import JobLayout
 from s2d.services.context import Context
 from s2d.store import jobs, outbox
 from s2d.store.events import LeaseLost
 from s2d.store.jobs import Moved
+from s2d.store.states import FINAL
 from worker.threads import Periodic
 
 _log = logging.getLogger("s2d.worker")
@@ -40,6 +41,26 @@ class Reaper(Periodic):
             # A queued job's next claim does it.
             if lost.state != "queued":
                 _tidy(ctx, lost)
+        for left in _left_behind(ctx):
+            _tidy(ctx, left)
+
+
+def _left_behind(ctx: Context) -> list[Moved]:
+    """Jobs that nobody holds or waits for, and whose last process on this host has not been told to have ended: a
+    reaper was killed itself before it had tidied."""
+    found = []
+    for folder in (ctx.settings.state_dir.absolute() / "jobs").glob("*"):
+        last = holder(JobLayout(folder))
+        if last is None or last.host != this_host():
+            continue
+        try:
+            with ctx.db.read() as session:
+                job = jobs.get(session, folder.name)
+        except NotFound:  # of another database
+            continue
+        if job.state in (*FINAL, "paused"):
+            found.append(Moved(job.id, job.state, job.epoch))
+    return found
 
 
 def _tidy(ctx: Context, lost: Moved) -> None:

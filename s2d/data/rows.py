@@ -52,9 +52,11 @@ def prompt_id(messages: Iterable[Message]) -> str:
     """32 hex digits of the prompt: all turns, in Unicode NFC, every run of white space one space, nothing invisible."""
     digest = hashlib.blake2b(digest_size=16)
     for message in messages:
-        text = " ".join(unicodedata.normalize("NFC", message.content.translate(_INVISIBLE)).split())
+        text = message.content
+        if not text.isascii():
+            text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
         # The separators are control characters, which `split` has removed from the text.
-        digest.update(f"{message.role}\x1f{text}\x1e".encode())
+        digest.update(f"{message.role}\x1f{' '.join(text.split())}\x1e".encode())
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 from faults_testing import Fault
+from tiny import SHORT
 
 from api.problems import MEDIA_TYPE, Problem
 from benchmarks.rig import until
@@ -186,6 +187,11 @@ def test_what_only_one_database_could_not_hold_is_taken_by_both(fault: Fault) ->
     assert fault.client.http.get(f"/files/{answer.json()['id']}").json() == answer.json()
 
 
+#: A job of no more stages and steps than it takes.
+SHORTEST: dict[str, Any] = {
+    "controls": [],
+    "stages": {name: stage for name, stage in SHORT["stages"].items() if name != "direct_grpo"},
+}
 #: Spellings of one problem that differ for a machine alone.
 SPELLINGS = (
     lambda text: f"  {text}\n",
@@ -224,7 +230,7 @@ def test_unlabeled_rows_join_the_prompt_pool_cost_no_label_and_no_spelling_leaks
     report = upload["report"]
     assert (report["labeled"], report["unlabeled"], report["duplicates"]) == (200, 100, too_many)
     fault.file = upload["id"]
-    job = fault.job()
+    job = fault.job(**SHORTEST)
     fault.rig.start_worker()
     shown = fault.client.wait(job, "succeeded")
     data, plan = fault.layout(job).data, fault.client.http.get(f"/plans/{shown['plan']}").json()
@@ -249,7 +255,7 @@ def test_unlabeled_rows_join_the_prompt_pool_cost_no_label_and_no_spelling_leaks
 
 @pytest.mark.fault(14)
 def test_a_held_out_problem_among_the_labels_stops_the_job_before_it_is_read(fault: Fault) -> None:
-    job = fault.job(controls=[], stages={})
+    job = fault.job(**SHORTEST)
     fault.rig.start_worker()
     data = fault.layout(job).data
     until("the rows are dealt", lambda: (data / "split.json").exists())

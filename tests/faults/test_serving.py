@@ -203,7 +203,8 @@ def test_a_prompt_that_vllm_finds_too_long_is_the_same_error(fault: Fault, tmp_p
 
 
 @pytest.mark.fault(18)
-@pytest.mark.parametrize("settings", [{"serve_engine": "transformers"}])
+@pytest.mark.parametrize("settings", [{"serve_engine": "transformers"}], ids=["transformers"])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_prompt_may_fill_the_context_but_for_one_token(fault: Fault, random_student: Path) -> None:
     register(fault, random_student)
     student = embedded.load(random_student)
