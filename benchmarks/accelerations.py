@@ -42,7 +42,7 @@ from benchmarks.claims import interval
 from s2d.demo import pretrain, settings
 
 LENGTHS = (0.25, 0.5)
-SEEDS = 4
+SEEDS = 3
 WARMUP, OPD = settings.WARMUP["steps"], settings.OPD["steps"]
 SEQUENCES = settings.BRIDGE["sequences_per_step"]
 #: Full working takes 14 tokens, of the 20 that are allowed.
