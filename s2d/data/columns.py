@@ -30,7 +30,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
         raise RowRejected("NUL bytes")
     try:
         # Without its newline: where a line was cut off, the error would be in column 1 of the next.
-        record = json.loads(line.decode("utf-8").rstrip(), parse_float=Decimal, parse_constant=_no_number)
+        record = _DECODER.decode(line.decode("utf-8").rstrip())
     except UnicodeDecodeError as error:
         raise RowRejected("not UTF-8", f"byte {error.start + 1} of the line") from error
     except json.JSONDecodeError as error:
@@ -132,3 +132,7 @@ def _json_type(value: Any) -> str:
 
 def _no_number(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+#: Made once: a decoder for each of a million lines would take as long as their reading.
+_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_number)

@@ -58,6 +58,8 @@ def marked_answer(text: str) -> str | None:
 def unwrap(text: str) -> str | None:
     r"""Strips spaces, the full stop, Markdown, math delimiters and `\text{}`; None if nothing is left."""
     text = text.strip()
+    if text.isalnum():  # most labels are a number or a word, and there is nothing to strip
+        return text
     before = ""
     while text != before:
         before = text

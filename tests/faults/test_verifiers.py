@@ -19,7 +19,7 @@ from s2d.verifiers import Grade, GradingPool, VerifierSpec
 
 pytestmark = pytest.mark.fault(16)
 
-DEADLINE_S = 3.0
+DEADLINE_S = 2.0
 #: For everything that one test waits for; a pool that hung would wait for ever.
 GENEROUS_S = 200.0
 TOWER = r"\boxed{9^{9^{9^{9}}}}"
