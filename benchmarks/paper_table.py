@@ -66,16 +66,26 @@ def run_seed(seed: int, folder: Path, options: dict[str, Any], began: float) -> 
     seconds = pretrain(seed, folder)
     plan, upload = plan_seed(seed, folder, options)
 
+    report = run_job(plan, upload, folder / "job", seed, began)
+    found = {"seed": seed, "plan": plan.id, "pretrain_seconds": seconds, **of_report(report)}
+    return found | {"direct_grpo_rates": rates_tried(plan, JobLayout(folder / "job"))}
+
+
+def run_job(plan: Plan, upload: Path, folder: Path, seed: int, began: float) -> Report:
+    """The report of the seed's job; says on the way how far it is.
+
+    Raises:
+        RuntimeError: the job failed; the message is its own.
+    """
+
     def tell(event: NewEvent) -> None:
         if event.type in ("stage", "gate", "evaluation") or event.level != "info":
             print(f"{time.monotonic() - began:7.0f} s  seed {seed}  {event.message}", flush=True)
 
-    outcome = run_plan(plan, upload, folder / "job", tell)
+    outcome = run_plan(plan, upload, folder, tell)
     if outcome.state != "succeeded" or outcome.report is None:
         raise RuntimeError(f"seed {seed}: {outcome.error}")
-    report = Report.model_validate_json(outcome.report.read_text())
-    found = {"seed": seed, "plan": plan.id, "pretrain_seconds": seconds, **of_report(report)}
-    return found | {"direct_grpo_rates": rates_tried(plan, JobLayout(folder / "job"))}
+    return Report.model_validate_json(outcome.report.read_text())
 
 
 def pretrain(seed: int, folder: Path) -> float:

@@ -26,10 +26,9 @@ from statistics import fmean
 from typing import Any, Final
 
 from benchmarks.claims import CLAIMS, judge
-from benchmarks.paper_table import of_report
+from benchmarks.paper_table import of_report, run_job
 from s2d.demo import graphs, task
 from s2d.demo import settings as demo
-from s2d.events import NewEvent
 from s2d.plan.document import Plan, Sampling
 from s2d.plan.hardware import detect
 from s2d.plan.models import ModelPolicy
@@ -37,7 +36,7 @@ from s2d.plan.request import read_request
 from s2d.plan.service import make_plan
 from s2d.report.document import Report
 from s2d.rollouts.transformers_engine import TransformersEngine
-from s2d.runner.local import run_plan, summary_of
+from s2d.runner.local import summary_of
 from s2d.stages.models import load_model, load_tokenizer
 from s2d.verifiers.base import VerifierSpec
 from s2d.verifiers.extract import final_answer
@@ -109,14 +108,7 @@ def run_seed(seed: int, folder: Path, began: float) -> dict[str, Any]:
     pretrain(seed, folder)
     plan, upload = plan_seed(seed, folder)
 
-    def tell(event: NewEvent) -> None:
-        if event.type in ("stage", "gate", "evaluation") or event.level != "info":
-            print(f"{time.monotonic() - began:7.0f} s  seed {seed}  {event.message}", flush=True)
-
-    outcome = run_plan(plan, upload, folder / "job", tell)
-    if outcome.state != "succeeded" or outcome.report is None:
-        raise RuntimeError(f"seed {seed}: {outcome.error}")
-    report = Report.model_validate_json(outcome.report.read_text())
+    report = run_job(plan, upload, folder / "job", seed, began)
     students = {"base_student": folder / "models/student", "direct_grpo": folder / "job/models/direct_grpo"}
     # Beside the job's own problems, whose seed is the seed itself.
     fresh = graphs.problems(LOOKED_AT, seed + 1000)

@@ -9,11 +9,11 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from tiny import labels, plan_for
+from traces import metrics, rewards, weights
 
 from s2d.errors import InvalidPlan
 from s2d.events import NewEvent
@@ -21,9 +21,6 @@ from s2d.plan.document import Plan
 from s2d.report.document import Report
 from s2d.runner.local import run_plan
 from s2d.runner.task import StageResult
-from s2d.stages.checkpoints import sha256_file
-
-TRAINED = ("rl_teacher", "warmup_student", "opd_student", "rl_student", "direct_grpo")
 
 
 @pytest.fixture(scope="module")
@@ -42,25 +39,6 @@ def whole(plan: Plan, upload: Path, tmp_path_factory: pytest.TempPathFactory) ->
     out, events = tmp_path_factory.mktemp("runs") / "whole", []
     assert run_plan(plan, upload, out, events.append).state == "succeeded"
     return out, events
-
-
-def metrics(out: Path) -> dict[tuple[str, int], dict[str, float]]:
-    """Every step's metrics but the speed; a step that was done twice counts with its last values."""
-    found = {}
-    for path in sorted(out.glob("stages/*/events-*.jsonl")):
-        for event in map(json.loads, path.read_text().splitlines()):
-            if event["type"] == "metrics":
-                values = {name: v for name, v in event["data"]["metrics"].items() if name != "tokens_per_second"}
-                found[event["stage"], event["step"]] = values
-    return found
-
-
-def weights(out: Path) -> dict[str, str]:
-    return {role: sha256_file(out / "models" / role / "model.safetensors") for role in TRAINED}
-
-
-def rewards(out: Path) -> dict[str, Any]:
-    return {path.stem: json.loads(path.read_text())["rewards"] for path in out.glob("evaluations/*.json")}
 
 
 def test_every_stage_reports_what_it_did(whole: tuple[Path, list[NewEvent]], plan: Plan) -> None:

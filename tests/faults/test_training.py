@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tiny import labels, plan_for
+from traces import metrics, rewards, weights
 
 from s2d.events import NewEvent
 from s2d.plan.document import Plan
@@ -21,7 +21,6 @@ from s2d.runner.layout import JobLayout
 from s2d.runner.local import run_plan
 from s2d.stages.checkpoints import sha256_file
 
-TRAINED = ("rl_teacher", "warmup_student", "opd_student", "rl_student", "direct_grpo")
 #: Where each training stage is killed, twice: after a step that was saved, and after one that was not.
 KILLED_AT = {
     "teacher_rl": (2, 5), "warmup": (1, 3), "opd": (2, 3), "student_rl": (1, 3), "direct_grpo": (2, 3),
@@ -51,21 +50,6 @@ def trainer() -> psutil.Process:
     return child
 
 
-def weights(out: Path) -> dict[str, str]:
-    return {model: sha256_file(out / "models" / model / "model.safetensors") for model in TRAINED}
-
-
-def steps(out: Path) -> dict[tuple[str, int], dict[str, float]]:
-    """The metrics of every step, but for speed; of a step that was made twice, the last ones."""
-    found = {}
-    for path in sorted(out.glob("stages/*/events-*.jsonl")):
-        for event in map(json.loads, path.read_text().splitlines()):
-            if event["type"] == "metrics":
-                metrics = {name: one for name, one in event["data"]["metrics"].items() if name != "tokens_per_second"}
-                found[event["stage"], event["step"]] = metrics
-    return found
-
-
 @pytest.mark.fault(1)
 @pytest.mark.timeout(900)
 def test_killed_twice_in_every_stage_it_ends_with_the_same_weights(
@@ -84,11 +68,9 @@ def test_killed_twice_in_every_stage_it_ends_with_the_same_weights(
     assert outcome.state == "succeeded", outcome.error
     assert kills == [(stage, step) for stage, two in KILLED_AT.items() for step in two]
     assert weights(tmp_path / "harmed") == weights(whole)
-    assert steps(tmp_path / "harmed") == steps(whole)
+    assert metrics(tmp_path / "harmed") == metrics(whole)
     assert (tmp_path / "harmed" / "ledger.jsonl").read_text() == (whole / "ledger.jsonl").read_text()
-    for path in whole.glob("evaluations/*.json"):
-        again = json.loads((tmp_path / "harmed" / "evaluations" / path.name).read_text())
-        assert again["rewards"] == json.loads(path.read_text())["rewards"]
+    assert rewards(tmp_path / "harmed") == rewards(whole)
 
 
 @pytest.mark.fault(10)
