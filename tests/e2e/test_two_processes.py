@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import psutil
@@ -45,9 +45,14 @@ def launch_on_cpu(devices: int) -> list[str]:
 
 
 class Host:
+    epoch: int | None = None
+
     def __init__(self) -> None:
         self.seen: list[NewEvent] = []
         self.killed: int | None = None
+
+    def missed(self, layout: JobLayout, stages: Iterable[str]) -> Iterable[list[NewEvent]]:
+        return ()
 
     def events(self, events: list[NewEvent]) -> None:
         self.seen += events
