@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
 from s2d.errors import InvalidRequest
+from s2d.store.tenancy import bind
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -38,7 +40,12 @@ def _now_postgresql(*_: Any, **__: Any) -> str:
 
 
 class Database:
-    """One engine. `begin()` gives a session in a transaction that commits on success and rolls back on error."""
+    """One engine. `begin()` gives a session in a transaction that commits on success and rolls back on error.
+
+    `of(tenant)` is the same database with sessions that see that tenant's rows only.
+    """
+
+    tenant: str | None = None
 
     def __init__(self, url: str | URL) -> None:
         self.url = make_url(url)
@@ -48,16 +55,24 @@ class Database:
             )
         self.engine = _engine(self.url)
 
+    def of(self, tenant: str) -> Database:
+        """This database as the tenant sees it. It shares the connections, so it must not be closed by itself."""
+        seen = copy(self)
+        seen.tenant = tenant
+        return seen
+
     @contextmanager
     def begin(self) -> Iterator[Session]:
         """A transaction. On SQLite it takes the write lock at once, so that it never fails to upgrade later."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            bind(session, self.tenant)
             yield session
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that only reads: on SQLite it takes no write lock, so readers never wait for each other."""
         with Session(self.engine.execution_options(s2d_read=True), expire_on_commit=False) as session, session.begin():
+            bind(session, self.tenant)
             yield session
 
     def migrate(self, revision: str = "head") -> None:

@@ -6,7 +6,8 @@ from sqlalchemy.orm import Session
 
 from s2d.errors import Conflict
 from s2d.store.database import db_now
-from s2d.store.tables import IdempotencyRow
+from s2d.store.tables import DEFAULT_TENANT, IdempotencyRow
+from s2d.store.tenancy import tenant_of
 
 
 def recall(session: Session, scope: str, key: str, request_hash: str) -> str | None:
@@ -15,7 +16,7 @@ def recall(session: Session, scope: str, key: str, request_hash: str) -> str | N
     Raises:
         Conflict: the key was used for another request.
     """
-    row = session.get(IdempotencyRow, (scope, key))
+    row = session.get(IdempotencyRow, (_own(session, scope), key))
     if row is None:
         return None
     if row.request_hash != request_hash:
@@ -27,7 +28,14 @@ def recall(session: Session, scope: str, key: str, request_hash: str) -> str | N
 
 
 def remember(session: Session, scope: str, key: str, request_hash: str, resource_id: str) -> None:
-    session.add(
-        IdempotencyRow(scope=scope, key=key, request_hash=request_hash, resource_id=resource_id, created_at=db_now())
+    row = IdempotencyRow(
+        scope=_own(session, scope), key=key, request_hash=request_hash, resource_id=resource_id, created_at=db_now()
     )
+    session.add(row)
     session.flush()
+
+
+def _own(session: Session, scope: str) -> str:
+    """Two tenants may choose the same key. The first tenant's scopes are named as before there were others."""
+    tenant = tenant_of(session)
+    return scope if tenant == DEFAULT_TENANT else f"{tenant}:{scope}"

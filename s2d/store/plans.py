@@ -10,17 +10,21 @@ from s2d.errors import NotFound
 from s2d.plan.document import SCHEMA_VERSION, Plan
 from s2d.store.database import db_now
 from s2d.store.pages import page
-from s2d.store.tables import PlanRow
+from s2d.store.tables import PlanRow, PlanTenantRow
+from s2d.store.tenancy import EVERYBODYS, tenant_of
 
 
 def put(session: Session, plan: Plan) -> PlanRow:
-    """Keep the plan; the same content is kept once."""
-    row = session.get(PlanRow, plan.id)
+    """Keep the plan; the same content is kept once, and each tenant that made it has it."""
+    row = session.get(PlanRow, plan.id, execution_options=EVERYBODYS)
     if row is None:
         row = PlanRow(id=plan.id, document=plan.model_dump(mode="json"), created_at=db_now())
         session.add(row)
         session.flush()
         session.refresh(row)
+    if session.get(PlanTenantRow, (plan.id, tenant_of(session))) is None:
+        session.add(PlanTenantRow(plan_id=plan.id, tenant=tenant_of(session)))
+        session.flush()
     return row
 
 

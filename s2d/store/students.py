@@ -9,14 +9,15 @@ from sqlalchemy.orm import Session
 
 from s2d.errors import NotFound
 from s2d.store.database import db_now
-from s2d.store.tables import StudentRow
+from s2d.store.tables import JobRow, StudentRow
 
 
-def register(session: Session, *, student_id: str, job_id: str, path: str) -> StudentRow:
-    """Idempotent per job: a second registration of the same student changes nothing."""
+def register(session: Session, *, student_id: str, job_id: str, path: str, arm: str = "workflow") -> StudentRow:
+    """What an arm of the job ended with. A second registration of the same student changes nothing."""
     row = session.get(StudentRow, student_id)
     if row is None:
-        row = StudentRow(id=student_id, job_id=job_id, path=path, created_at=db_now())
+        tenant = session.scalars(select(JobRow.tenant).where(JobRow.id == job_id)).one()
+        row = StudentRow(id=student_id, job_id=job_id, arm=arm, tenant=tenant, path=path, created_at=db_now())
         session.add(row)
         session.flush()
         session.refresh(row)

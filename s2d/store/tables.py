@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+#: Whose everything is where nobody has named a tenant.
+DEFAULT_TENANT = "default"
 
 
 class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {dict[str, Any]: JSON(none_as_null=True)}
+
+
+class Owned:
+    """Rows that are one tenant's; see `s2d.store.tenancy`."""
+
+    tenant: Mapped[str] = mapped_column(String(40), server_default=DEFAULT_TENANT)
 
 
 class ApiKeyRow(Base):
@@ -18,12 +28,17 @@ class ApiKeyRow(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
     key_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant: Mapped[str] = mapped_column(String(40), server_default=DEFAULT_TENANT)
+    # Names of `s2d.store.keys.SCOPES`, with spaces between.
+    scopes: Mapped[str] = mapped_column(String(100), server_default="admin")
+    requests_per_min: Mapped[int | None] = mapped_column(Integer)
     created_at: Mapped[float] = mapped_column(Float(53))
     revoked_at: Mapped[float | None] = mapped_column(Float(53))
 
 
-class FileRow(Base):
+class FileRow(Owned, Base):
     __tablename__ = "files"
+    __table_args__ = (Index("ix_files_tenant_created_at", "tenant", "created_at"),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     filename: Mapped[str] = mapped_column(String(500))
@@ -44,9 +59,21 @@ class PlanRow(Base):
     created_at: Mapped[float] = mapped_column(Float(53), index=True)
 
 
-class JobRow(Base):
+class PlanTenantRow(Base):
+    """A plan's id is its content, so several tenants may have the same one; each sees only its own having it."""
+
+    __tablename__ = "plan_tenants"
+
+    plan_id: Mapped[str] = mapped_column(ForeignKey("plans.id"), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(40), primary_key=True)
+
+
+class JobRow(Owned, Base):
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_state_lease", "state", "lease_expires_at"),)
+    __table_args__ = (
+        Index("ix_jobs_state_lease", "state", "lease_expires_at"),
+        Index("ix_jobs_tenant_created_at", "tenant", "created_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str | None] = mapped_column(String(200))
@@ -66,6 +93,10 @@ class JobRow(Base):
     progress: Mapped[dict[str, Any]]
     error: Mapped[dict[str, Any] | None]
     student_id: Mapped[str | None] = mapped_column(String(200))
+    # What a client of the OpenAI surface sent and wants to see again: suffix, metadata, method.
+    request: Mapped[dict[str, Any] | None]
+    # W3C trace context of the request that made the job; its worker's and stages' spans continue that trace.
+    traceparent: Mapped[str | None] = mapped_column(String(55))
     created_at: Mapped[float] = mapped_column(Float(53), index=True)
     started_at: Mapped[float | None] = mapped_column(Float(53))
     finished_at: Mapped[float | None] = mapped_column(Float(53))
@@ -119,10 +150,14 @@ class IdempotencyRow(Base):
     created_at: Mapped[float] = mapped_column(Float(53))
 
 
-class StudentRow(Base):
+class StudentRow(Owned, Base):
+    """What one arm of a job ended with; `arm` is "workflow", "base", or the control's name."""
+
     __tablename__ = "students"
+    __table_args__ = (UniqueConstraint("job_id", "arm"),)
 
     id: Mapped[str] = mapped_column(String(200), primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    arm: Mapped[str] = mapped_column(String(40))
     path: Mapped[str] = mapped_column(String(2000))
     created_at: Mapped[float] = mapped_column(Float(53))
