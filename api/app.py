@@ -18,7 +18,7 @@ from starlette.middleware import Middleware
 from api import health
 from api.access import Access
 from api.limits import BodyLimit
-from api.native import events, jobs, plans
+from api.native import events, jobs, keys, plans
 from api.openai import chat, files, models
 from api.openapi import describe
 from api.problems import Envelope, install
@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _v1() -> APIRouter:
     v1 = APIRouter(prefix="/v1")
-    for part in (files, plans, jobs, events, models, chat):
+    for part in (files, plans, jobs, events, models, chat, keys):
         v1.include_router(part.router)
     return v1
 

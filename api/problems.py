@@ -29,6 +29,8 @@ DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 #: Codes of what the router itself refuses.
 _ROUTER_CODES = {404: "route_not_found", 405: "method_not_allowed", 408: "request_timeout", 413: "too_large"}
+#: What OpenAI calls them; every other one is `invalid_request_error` or `server_error`.
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _SHOWN_FIELDS = 10
 
 
@@ -36,7 +38,7 @@ class OpenAIError(BaseModel):
     """What the stock `openai` client reads."""
 
     message: str
-    type: str = Field(description="`invalid_request_error`, `authentication_error` or `server_error`.")
+    type: str = Field(description="`invalid_request_error`, `server_error`, or as OpenAI calls 401, 403 and 429.")
     param: str | None = Field(description="The request field at fault, where there is one.")
     code: str
 
@@ -71,8 +73,8 @@ def problem(error: S2DError) -> JSONResponse:
 
 
 def _openai_type(status: int) -> str:
-    if status == 401:
-        return "authentication_error"
+    if status in _OPENAI_TYPES:
+        return _OPENAI_TYPES[status]
     return "server_error" if status >= 500 else "invalid_request_error"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Generic, Literal, Self, TypeVar
 from fastapi import Header, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from s2d.store.tables import FileRow, JobRow, PlanRow
+from s2d.store.tables import ApiKeyRow, FileRow, JobRow, PlanRow
 
 # No control characters: PostgreSQL takes no NUL in a text.
 Id = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -29,7 +29,7 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-Row = TypeVar("Row", FileRow, PlanRow, JobRow)
+Row = TypeVar("Row", FileRow, PlanRow, JobRow, ApiKeyRow)
 Item = TypeVar("Item")
 
 

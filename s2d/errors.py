@@ -59,6 +59,13 @@ class NotAuthenticated(S2DError):
     code = "invalid_api_key"
 
 
+class NotAllowed(S2DError):
+    """The key is good, but its scopes do not cover the request."""
+
+    status = 403
+    code = "not_allowed"
+
+
 class NotFound(S2DError):
     status = 404
     code = "not_found"

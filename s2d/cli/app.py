@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from s2d.cli import chat, demo, files, jobs, plan, train, up
+from s2d.cli import chat, demo, files, jobs, keys, plan, train, up
 from s2d.errors import S2DError
 
 EXIT_FAILED = 1
@@ -29,6 +29,7 @@ app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(files.app, name="files")
+app.add_typer(keys.app, name="keys")
 app.command("models")(chat.models)
 app.command("chat")(chat.chat)
 app.command("demo")(demo.demo)

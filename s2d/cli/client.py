@@ -67,6 +67,20 @@ class Client:
         with self._reaching():
             return _checked(self._http.post(path, json=body)).json()
 
+    def every(self, path: str) -> list[Any]:
+        """All items of a list, page after page. Raises ApiError, Unavailable."""
+        page = self.get(path, limit=1000)
+        found: list[Any] = page["data"]
+        while page["has_more"]:
+            page = self.get(path, limit=1000, after=page["last_id"])
+            found += page["data"]
+        return found
+
+    def delete(self, path: str) -> Any:
+        """Raises ApiError, Unavailable."""
+        with self._reaching():
+            return _checked(self._http.delete(path)).json()
+
     def upload(self, path: Path) -> Any:
         """POST /v1/files; the file's resource. Raises ApiError, Unavailable."""
         with path.open("rb") as file, self._reaching():

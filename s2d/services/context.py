@@ -26,17 +26,21 @@ def open_context(settings: Settings) -> Context:
 
 
 def first_key(ctx: Context) -> str:
-    """The API key of this state folder; made at the first start, kept in a file that only its owner can read."""
+    """An admin key of this state folder; made at the first start, kept in a file that only its owner can read.
+
+    A new one takes the place of one that was revoked: who can read this file can write the database.
+    """
     path = ctx.settings.key_file
-    if not path.exists():
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    if path.exists():
+        secret = path.read_text().strip()
         with ctx.db.begin() as session:
-            _, secret = keys.create(session, "first")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secret + "\n")
-        temporary.replace(path)
-    secret = path.read_text().strip()
+            # The file outlives a database that was replaced.
+            if keys.adopt(session, "first", secret):
+                return secret
     with ctx.db.begin() as session:
-        # The file outlives a database that was replaced.
-        keys.adopt(session, "first", secret)
+        _, secret = keys.create(session, "first")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secret + "\n")
+    temporary.replace(path)
     return secret

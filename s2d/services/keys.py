@@ -1,15 +1,46 @@
-"""API keys."""
+"""API keys: who a request comes from, what it may do, and how often."""
 
 from __future__ import annotations
 
-from s2d.errors import NotAuthenticated
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from s2d.errors import Conflict, NotAuthenticated
 from s2d.services.context import Context
 from s2d.store import keys
-from s2d.store.tables import ApiKeyRow
+from s2d.store.keys import Scope
+from s2d.store.tables import DEFAULT_TENANT, ApiKeyRow
+
+#: What a scope allows beside what its name says.
+IMPLIED: dict[Scope, frozenset[Scope]] = {
+    "admin": frozenset({"admin", "train", "infer", "read"}),
+    "train": frozenset({"train", "read"}),
+    "infer": frozenset({"infer"}),
+    "read": frozenset({"read"}),
+}
+#: A key's answer is believed for so long, so that most requests ask no database; a revoked key works on until then.
+TRUST_S = 5.0
+_REMEMBERED = 10_000
 
 
-def authenticate(ctx: Context, secret: str | None) -> ApiKeyRow:
-    """The key that a request came with.
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request."""
+
+    key_id: str
+    tenant: str
+    scopes: frozenset[Scope]
+    requests_per_min: int | None
+
+    @classmethod
+    def of(cls, row: ApiKeyRow) -> Caller:
+        named = [scope for scope in keys.SCOPES if scope in row.scopes.split()]
+        return cls(row.id, row.tenant, frozenset().union(*(IMPLIED[scope] for scope in named)), row.requests_per_min)
+
+
+def authenticate(ctx: Context, secret: str | None) -> Caller:
+    """Whose key a request came with.
 
     Raises:
         NotAuthenticated: none, or one that is unknown or revoked.
@@ -23,4 +54,60 @@ def authenticate(ctx: Context, secret: str | None) -> ApiKeyRow:
         row = keys.find(session, secret)
     if row is None:
         raise NotAuthenticated("The API key is unknown or was revoked.")
-    return row
+    return Caller.of(row)
+
+
+class Callers:
+    """The callers of late, so that a request with a known key waits for no database. Belongs to one event loop.
+
+    It remembers good keys only: a stranger's guesses take no memory.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Caller, float]] = {}
+
+    def recall(self, secret: str) -> Caller | None:
+        """The caller, if the database said so less than `TRUST_S` ago."""
+        caller, until = self._known.get(keys.digest(secret), (None, 0.0))
+        return caller if time.monotonic() < until else None
+
+    def remember(self, secret: str, caller: Caller) -> None:
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[keys.digest(secret)] = (caller, time.monotonic() + TRUST_S)
+
+    def forget(self) -> None:
+        """Ask the database for everybody again: a key was revoked through this process."""
+        self._known.clear()
+
+
+def create(
+    ctx: Context,
+    *,
+    name: str,
+    tenant: str = DEFAULT_TENANT,
+    scopes: Sequence[Scope],
+    requests_per_min: int | None = None,
+) -> tuple[ApiKeyRow, str]:
+    """A new key, and its secret, which is shown this once."""
+    with ctx.db.begin() as session:
+        return keys.create(session, name, tenant=tenant, scopes=scopes, requests_per_min=requests_per_min)
+
+
+def list_page(ctx: Context, *, after: str | None, limit: int) -> tuple[Sequence[ApiKeyRow], bool]:
+    """Newest first, of every tenant."""
+    with ctx.db.read() as session:
+        return keys.list_page(session, after=after, limit=limit)
+
+
+def revoke(ctx: Context, key_id: str, *, caller: Caller) -> ApiKeyRow:
+    """The key opens nothing any more, in other API processes after `TRUST_S` at the latest.
+
+    Raises:
+        NotFound: no such key.
+        Conflict: it is the caller's own, so that nobody locks the last operator out by mistake.
+    """
+    if key_id == caller.key_id:
+        raise Conflict("A key cannot revoke itself: use another admin key.", code="own_key")
+    with ctx.db.begin() as session:
+        return keys.revoke(session, key_id)

@@ -4,41 +4,85 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from s2d.errors import NotFound
 from s2d.store.database import db_now
 from s2d.store.ids import new_id
-from s2d.store.tables import ApiKeyRow
+from s2d.store.pages import page
+from s2d.store.tables import DEFAULT_TENANT, ApiKeyRow
+
+Scope = Literal["admin", "train", "infer", "read"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+def digest(secret: str) -> str:
+    """What is stored of a secret."""
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def create(session: Session, name: str) -> tuple[ApiKeyRow, str]:
+def create(
+    session: Session,
+    name: str,
+    *,
+    tenant: str = DEFAULT_TENANT,
+    scopes: Iterable[Scope] = ("admin",),
+    requests_per_min: int | None = None,
+) -> tuple[ApiKeyRow, str]:
     """A new key: its row, and the secret, which is not stored and cannot be shown again."""
     secret = f"s2d-{secrets.token_urlsafe(24)}"
-    row = ApiKeyRow(id=new_id("key"), name=name, key_hash=_digest(secret), created_at=db_now())
+    wanted = set(scopes)
+    row = ApiKeyRow(
+        id=new_id("key"),
+        name=name,
+        key_hash=digest(secret),
+        tenant=tenant,
+        scopes=" ".join(scope for scope in SCOPES if scope in wanted),
+        requests_per_min=requests_per_min,
+        created_at=db_now(),
+    )
     session.add(row)
     session.flush()
     session.refresh(row)
     return row, secret
 
 
-def adopt(session: Session, name: str, secret: str) -> None:
-    """Accept a secret that was made elsewhere (the state folder's key file, after the database was replaced)."""
-    if find(session, secret) is None:
-        session.add(ApiKeyRow(id=new_id("key"), name=name, key_hash=_digest(secret), created_at=db_now()))
+def adopt(session: Session, name: str, secret: str) -> bool:
+    """Accept a secret that was made elsewhere (the state folder's key file, after the database was replaced).
+
+    Returns:
+        Whether it opens the service now; not if it was revoked.
+    """
+    row = session.scalars(select(ApiKeyRow).where(ApiKeyRow.key_hash == digest(secret))).one_or_none()
+    if row is None:
+        session.add(ApiKeyRow(id=new_id("key"), name=name, key_hash=digest(secret), created_at=db_now()))
+    return row is None or row.revoked_at is None
 
 
 def find(session: Session, secret: str) -> ApiKeyRow | None:
     """The key that this secret opens, unless it was revoked."""
-    query = select(ApiKeyRow).where(ApiKeyRow.key_hash == _digest(secret), ApiKeyRow.revoked_at.is_(None))
+    query = select(ApiKeyRow).where(ApiKeyRow.key_hash == digest(secret), ApiKeyRow.revoked_at.is_(None))
     return session.scalars(query).one_or_none()
 
 
-def revoke(session: Session, key_id: str) -> bool:
-    query = update(ApiKeyRow).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
-    return session.execute(query.values(revoked_at=db_now())).rowcount == 1  # type: ignore[attr-defined]
+def list_page(session: Session, *, after: str | None, limit: int) -> tuple[Sequence[ApiKeyRow], bool]:
+    """The keys of every tenant, the revoked ones too."""
+    return page(session, ApiKeyRow, after=after, limit=limit)
+
+
+def revoke(session: Session, key_id: str) -> ApiKeyRow:
+    """From now on the key opens nothing. Again changes nothing.
+
+    Raises:
+        NotFound: no such key.
+    """
+    revoked_at = func.coalesce(ApiKeyRow.revoked_at, db_now())
+    query = update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(revoked_at=revoked_at).returning(ApiKeyRow)
+    row = session.scalars(query).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no API key {key_id!r}.", code="key_not_found", param="key_id")
+    return row

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-
 #: Whose everything is where nobody has named a tenant.
 DEFAULT_TENANT = "default"
 

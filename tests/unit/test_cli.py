@@ -82,7 +82,7 @@ def test_help_is_there_at_once_and_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("loaded: []\n")
-    for command in ("up", "plan", "train", "jobs", "files", "models", "chat", "demo"):
+    for command in ("up", "plan", "train", "jobs", "files", "keys", "models", "chat", "demo"):
         assert f" {command} " in done.stdout
 
 

@@ -492,9 +492,13 @@ def test_keys_are_stored_hashed_and_can_be_revoked(db: Database) -> None:
         found = keys.find(session, secret)
         assert found is not None
         assert found.id == row.id
-        assert keys.revoke(session, row.id)
+        revoked_at = keys.revoke(session, row.id).revoked_at
+        assert revoked_at is not None
         assert keys.find(session, secret) is None
-        assert not keys.revoke(session, row.id)
+        assert not keys.adopt(session, "again", secret), "a revoked key stays revoked"
+        assert keys.revoke(session, row.id).revoked_at == revoked_at
+        with pytest.raises(NotFound):
+            keys.revoke(session, "key_none")
 
 
 def test_a_student_is_registered_once(db: Database) -> None:
