@@ -7,10 +7,10 @@ COPY pyproject.toml README.md ./
 COPY s2d s2d
 COPY api api
 COPY worker worker
-RUN pip install '.[postgres]'
+RUN pip install '.[postgres,otel]'
 
 FROM build-api AS build-worker
-RUN pip install '.[train,postgres]'
+RUN pip install '.[train,postgres,otel]'
 
 FROM python:3.11-slim AS base
 # New volumes take over the owner of these folders; other users of the host read neither keys nor data.
@@ -27,4 +27,4 @@ CMD ["python", "-m", "uvicorn", "api.app:create_app", "--factory", "--host", "0.
 
 FROM base AS worker
 COPY --from=build-worker /opt/s2d /opt/s2d
-CMD ["python", "-m", "celery", "-A", "worker.celery_app", "worker", "--pool=threads", "--concurrency=1", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
+CMD ["python", "-m", "celery", "-A", "worker.celery_app", "--quiet", "worker", "--pool=threads", "--concurrency=1", "--without-gossip", "--without-mingle"]

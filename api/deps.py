@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 from s2d.services.chat import Chat
 from s2d.services.context import Context
 from s2d.services.keys import Caller
+from s2d.services.tails import Tails
 
 
 # All are async only so that FastAPI calls them in place: a plain function would take a thread for each request.
@@ -31,6 +32,11 @@ async def chat(request: Request) -> Chat:
     return cast(Chat, request.app.state.chat)
 
 
+async def tails(request: Request) -> Tails:
+    return cast(Tails, request.app.state.tails)
+
+
 CallerDep = Annotated[Caller, Depends(caller)]
 ContextDep = Annotated[Context, Depends(context)]
+TailsDep = Annotated[Tails, Depends(tails)]
 ChatDep = Annotated[Chat, Depends(chat)]

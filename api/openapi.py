@@ -55,7 +55,8 @@ def _complete(operation: dict[str, Any], path: str, method: str) -> None:
 
 
 def _particular(path: str, method: str) -> dict[str, str]:
-    changes = path == "/v1/jobs" or path.endswith("/cancel") or method == "delete"
+    makes = path in ("/v1/jobs", "/v1/fine_tuning/jobs")
+    changes = makes or path.endswith(("/cancel", "/pause", "/resume")) or method == "delete"
     names = "{" in path or method == "post"
     return (_BY_ID if names else {}) | (_BY_STATE if changes and method != "get" else {})
 

@@ -1,4 +1,4 @@
-"""Every error in one shape, for RFC 9457 and the OpenAI client at once, and a request id on every answer."""
+"""Every error in one shape, for RFC 9457 and the OpenAI client at once."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from s2d.errors import InvalidRequest, S2DError, Unavailable
-from s2d.store.ids import new_id
+from s2d.observe import bound
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 #: What SQLAlchemy raises while a server is gone, going, or out of connections.
 DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 #: Codes of what the router itself refuses.
 _ROUTER_CODES = {404: "route_not_found", 405: "method_not_allowed", 408: "request_timeout", 413: "too_large"}
 #: What OpenAI calls them; every other one is `invalid_request_error` or `server_error`.
@@ -53,13 +51,20 @@ class Problem(BaseModel):
     code: str
     error: OpenAIError
     details: dict[str, Any] | None = Field(
-        default=None, description="Present where there is more to say, such as the rejected rows of an upload."
+        default=None,
+        exclude_if=lambda details: details is None,
+        description="Present where there is more to say, such as the rejected rows of an upload.",
     )
 
 
 def problem(error: S2DError) -> JSONResponse:
     """The answer for an error."""
-    body = Problem(
+    return JSONResponse(told(error).model_dump(), error.status, _headers(error), MEDIA_TYPE)
+
+
+def told(error: S2DError) -> Problem:
+    """The error as a document, also for a part of an answer that is good as a whole."""
+    return Problem(
         type=f"urn:s2d:problem:{error.code}",
         title=error.code.replace("_", " ").capitalize(),
         status=error.status,
@@ -68,8 +73,6 @@ def problem(error: S2DError) -> JSONResponse:
         error=OpenAIError(message=error.message, type=_openai_type(error.status), param=error.param, code=error.code),
         details=jsonable_encoder(error.details) or None,
     )
-    content = body.model_dump(exclude={"details"} if body.details is None else None)
-    return JSONResponse(content, error.status, _headers(error), MEDIA_TYPE)
 
 
 def _openai_type(status: int) -> str:
@@ -90,7 +93,7 @@ def _headers(error: S2DError) -> dict[str, str]:
 
 
 class Envelope:
-    """The outermost middleware: gives each answer its `x-request-id` and turns every exception into a problem.
+    """Turns every exception into a problem.
 
     An exception after the answer has begun can only be logged; the connection is then closed early.
     """
@@ -102,20 +105,17 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
-        # Quoted, because a path may hold line breaks.
-        request = f"{scope['method']} {scope['path']!r} (request {request_id})"
+        # Quoted, because a path may hold line breaks. The id is here too for a program that logs in its own way.
+        request = f"{scope['method']} {scope['path']!r} (request {bound().get('request_id')})"
         begun = False
 
-        async def send_with_id(message: Message) -> None:
+        async def watched(message: Message) -> None:
             nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+            begun = True
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive, watched)
         except ClientDisconnect:
             log.info("%s: the client left", request)
         except Exception as error:
@@ -123,7 +123,7 @@ class Envelope:
             _log(known, error, request)
             if begun:
                 raise
-            await problem(known)(scope, receive, send_with_id)
+            await problem(known)(scope, receive, send)
 
 
 def _log(known: S2DError, error: Exception, request: str) -> None:
@@ -131,10 +131,6 @@ def _log(known: S2DError, error: Exception, request: str) -> None:
         log.error("%s failed", request, exc_info=error)
     elif known.status > 500:
         log.warning("%s: %s", request, error)
-
-
-def _request_id(incoming: str) -> str:
-    return incoming if _SANE_ID.fullmatch(incoming) else new_id("req")
 
 
 def as_problem(error: Exception) -> S2DError:
@@ -175,11 +171,28 @@ def _field(error: Any) -> str | None:
     return ".".join(str(part) for part in error["loc"][1:]) or None
 
 
-async def _answer(_: Request, error: Exception) -> JSONResponse:
+async def _answer(request: Request, error: Exception) -> JSONResponse:
     response = problem(as_problem(error))
     if isinstance(error, HTTPException):
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["allow"] = ", ".join(_allowed(request.app, request.url.path))
     return response
+
+
+def _allowed(app: FastAPI, path: str) -> list[str]:
+    """The methods of an address, by the OpenAPI document: the router knows those of its first route only."""
+    return sorted(
+        method.upper()
+        for template, methods in app.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"{(\w+)}", _parameter, template), path)
+        for method in methods
+    )
+
+
+def _parameter(name: re.Match[str]) -> str:
+    # A student's name may hold slashes.
+    return ".+" if name[1] == "model_id" else "[^/]+"
 
 
 def install(app: FastAPI) -> None:

@@ -63,7 +63,7 @@ class NotAllowed(S2DError):
     """The key is good, but its scopes do not cover the request."""
 
     status = 403
-    code = "not_allowed"
+    code = "insufficient_scope"
 
 
 class NotFound(S2DError):
@@ -76,6 +76,13 @@ class Conflict(S2DError):
 
     status = 409
     code = "conflict"
+
+
+class Changed(S2DError):
+    """The resource is not any more as the caller saw it (If-Match); nothing was changed."""
+
+    status = 412
+    code = "changed_meanwhile"
 
 
 class TooLarge(S2DError):

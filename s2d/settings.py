@@ -8,15 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr
 
+from s2d.observe.settings import ObserveSettings
 from s2d.plan.models import ModelPolicy
 
 
-class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="S2D_", extra="ignore", frozen=True)
-
+class Settings(ObserveSettings):
     state_dir: Path = Field(
         default=Path.home() / ".s2d", description="Database, uploads, jobs, checkpoints, logs, the first API key."
     )
@@ -57,8 +55,15 @@ class Settings(BaseSettings):
     serve_engine: Literal["auto", "transformers", "vllm", "remote"] = "auto"
     vllm_python: Path | None = Field(default=None, description="Interpreter of another environment that has vLLM.")
     vllm_url: str | None = Field(default=None, description="Base URL of a running vLLM server.")
+    vllm_api_key: SecretStr | None = Field(default=None, description="Of the server at S2D_VLLM_URL.")
     serve_idle_s: float = Field(default=600.0, gt=0)
     serve_max_servers: int = Field(default=2, ge=1)
+    serve_memory_gib: float | None = Field(
+        default=None, gt=0, description="Host memory of all student servers: weights, caches on CPUs, 1 GiB each."
+    )
+    serve_first_token_s: float = Field(default=300.0, gt=0, description="Longest wait for an answer's first byte.")
+    serve_silence_s: float = Field(default=60.0, gt=0, description="Longest silence within an answer.")
+    serve_answer_s: float = Field(default=1800.0, gt=0, description="Longest answer.")
     serve_max_requests: int = Field(default=128, ge=1, description="Requests that one student answers at once.")
 
     @property

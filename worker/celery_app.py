@@ -11,8 +11,10 @@ import threading
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
+from s2d.errors import Unavailable
+from s2d.observe import OFF, Tracing, open_tracing, set_up
 from s2d.services.context import Context, open_context
 from s2d.settings import Settings
 from worker.janitor import Janitor
@@ -38,7 +40,6 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         # A broker that went away must not take running jobs with it.
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_hijack_root_logger=False,
     )
     return app
 
@@ -56,6 +57,7 @@ class Housekeeping:
         self._lock = threading.Lock()
         self._threads: list[Periodic] = []
         self.draining = threading.Event()
+        self.tracing: Tracing = OFF
 
     @property
     def context(self) -> Context:
@@ -63,6 +65,10 @@ class Housekeeping:
             if self._context is None:
                 self._context = open_context(self._settings)
             return self._context
+
+    def open_tracing(self) -> None:
+        """Raises Unavailable, see `s2d.observe.open_tracing`."""
+        self.tracing = open_tracing(self._settings, "s2d-worker")
 
     def start(self) -> None:
         self._threads = [
@@ -76,6 +82,7 @@ class Housekeeping:
     def stop(self) -> None:
         for thread in self._threads:
             thread.stop()
+        self.tracing.close()
 
 
 def publish(job_id: str) -> None:
@@ -86,10 +93,20 @@ def publish(job_id: str) -> None:
 housekeeping = Housekeeping(settings)
 
 
+@setup_logging.connect
+def _on_setup_logging(**_: Any) -> None:
+    """Instead of Celery's own: with a receiver of this signal it sets up nothing."""
+    set_up(settings, "worker")
+
+
 @worker_init.connect
 def _on_init(**_: Any) -> None:
     if settings.redis_url is None:
         raise SystemExit("A worker needs a broker: set S2D_REDIS_URL, or use `s2d up`, which brings its own.")
+    try:
+        housekeeping.open_tracing()
+    except Unavailable as err:
+        raise SystemExit(err.message) from err
 
 
 @worker_ready.connect

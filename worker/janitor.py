@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from s2d.events import NewEvent
 from s2d.plan.hardware import GIB
@@ -104,7 +104,7 @@ def _set_aside(job_id: str, leftovers: Iterable[Leftover]) -> list[_Aside]:
         try:
             place = retention.set_aside(one)
         except OSError as err:
-            _log.warning("job %s: %s cannot be set aside: %s", job_id, one.path, err)
+            _log.warning("job %s: %s cannot be set aside: %s", job_id, one.path, err, extra=_about(job_id))
             continue
         if place is not None:
             gone.append(_Aside(job_id, one, place))
@@ -118,6 +118,11 @@ def _remove(gone: list[_Aside]) -> None:
             retention.remove(one.place)
             freed[one.job_id] += one.what.bytes
         except OSError as err:
-            _log.warning("job %s: %s cannot be deleted: %s", one.job_id, one.place, err)
+            _log.warning("job %s: %s cannot be deleted: %s", one.job_id, one.place, err, extra=_about(one.job_id))
     for job_id, size in freed.items():
-        _log.info("job %s: %d bytes of leftovers freed", job_id, size)
+        _log.info("job %s: %d bytes of leftovers freed", job_id, size, extra=_about(job_id))
+
+
+def _about(job_id: str) -> dict[str, Any]:
+    """What a log record of this job is given."""
+    return {"s2d": {"job_id": job_id}}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from s2d.errors import NotFound, StageFailure
 from s2d.events import NewEvent, Origin
+from s2d.observe import bind
 from s2d.plan.document import load_plan
 from s2d.runner.events import unread
 from s2d.runner.exclusive import Superseded, holder, this_host
@@ -37,12 +38,14 @@ class Reaper(Periodic):
             moved = jobs.requeue_lost(session, settings.max_attempts, settings.backoff_s)
             outbox.resend_stale(session, RESEND_LEASES * settings.lease_s)
         for lost in moved:
-            _log.warning("job %s lost its worker and is now %s", lost.job_id, lost.state)
-            # A queued job's next claim does it.
-            if lost.state != "queued":
-                _tidy(ctx, lost)
+            with bind(job_id=lost.job_id, epoch=lost.epoch):
+                _log.warning("job %s lost its worker and is now %s", lost.job_id, lost.state)
+                # A queued job's next claim does it.
+                if lost.state != "queued":
+                    _tidy(ctx, lost)
         for left in _left_behind(ctx):
-            _tidy(ctx, left)
+            with bind(job_id=left.job_id, epoch=left.epoch):
+                _tidy(ctx, left)
 
 
 def _left_behind(ctx: Context) -> list[Moved]:

@@ -11,6 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from s2d.errors import S2DError
 from s2d.events import NewEvent, Origin
+from s2d.observe import OFF, Attributes, Span, Tracing, bind
 from s2d.plan.document import read_plan
 from s2d.plan.graph import Account
 from s2d.plan.recheck import check_models_again
@@ -29,10 +32,11 @@ from s2d.runner.layout import JobLayout
 from s2d.runner.pipeline import Outcome, Pipeline, failure
 from s2d.services.context import Context
 from s2d.services.progress import Progress
-from s2d.store import jobs, ledger, plans, students
+from s2d.store import events, jobs, ledger, plans, students
 from s2d.store.events import LeaseLost
 from s2d.store.jobs import Claim
 from s2d.store.states import STOPPING, JobState
+from worker.graduates import graduates
 from worker.tracker import Tracker
 
 _log = logging.getLogger("s2d.worker")
@@ -45,10 +49,11 @@ DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
 
 
 class Supervisor:
-    def __init__(self, ctx: Context, worker: str, draining: Callable[[], bool]) -> None:
+    def __init__(self, ctx: Context, worker: str, draining: Callable[[], bool], tracing: Tracing = OFF) -> None:
         self._ctx = ctx
         self._worker = worker
         self._draining = draining
+        self._tracing = tracing
 
     def run(self, job_id: str) -> JobState | None:
         """Run the job to its end if it can be claimed.
@@ -60,12 +65,25 @@ class Supervisor:
             claim = jobs.claim(session, job_id, self._worker, self._ctx.settings.lease_s)
         if claim is None:
             return None
-        _log.info("job %s claimed, epoch %d", job_id, claim.epoch)
+        about: Attributes = {"s2d.job.id": job_id, "s2d.epoch": claim.epoch, "s2d.attempt": claim.attempt}
+        with (
+            bind(job_id=job_id, epoch=claim.epoch),
+            self._tracing.span("run job", kind="consumer", parent=claim.traceparent, attributes=about) as span,
+        ):
+            return self._claimed(claim, span)
+
+    def _claimed(self, claim: Claim, span: Span) -> JobState | None:
+        _log.info("job %s claimed, epoch %d", claim.job_id, claim.epoch)
         try:
-            return self._supervise(claim)
+            state = self._supervise(claim)
         except LeaseLost:
-            _log.warning("job %s, epoch %d: the lease is lost; its stage was ended", job_id, claim.epoch)
+            _log.warning("job %s, epoch %d: the lease is lost; its stage was ended", claim.job_id, claim.epoch)
+            span.fail("the lease is lost")
             return None
+        span.set({"s2d.job.state": state})
+        if state == "failed":
+            span.fail("the job failed")
+        return state
 
     def _supervise(self, claim: Claim) -> JobState:
         layout = JobLayout(self._ctx.settings.job_dir(claim.job_id))
@@ -107,13 +125,17 @@ class Supervisor:
 
     def _finish(self, claim: Claim, lease: _Lease, layout: JobLayout, outcome: Outcome) -> JobState:
         state: JobState = "queued" if outcome.state == "interrupted" else outcome.state
-        student = f"student-{claim.job_id.removeprefix('job_')}" if outcome.student else None
+        left, remarks = graduates(layout) if outcome.student else ([], [])
 
         def write(session: Session) -> JobState:
+            suffix = (jobs.get(session, claim.job_id).request or {}).get("suffix")
+            student = students.id_of(claim.job_id, suffix=suffix) if outcome.student else None
             ended = jobs.finish(session, claim, state, error=outcome.error, student_id=student)
-            if ended == "succeeded" and student and outcome.student:
-                path = str(layout.model(outcome.student))
-                students.register(session, student_id=student, job_id=claim.job_id, path=path)
+            if ended == "succeeded":
+                for arm, path in left:
+                    named = students.id_of(claim.job_id, arm, suffix=suffix)
+                    students.register(session, student_id=named, job_id=claim.job_id, arm=arm, path=str(path))
+                events.append(session, claim.job_id, claim.epoch, remarks)
             return ended
 
         ended = lease.persist(write)
@@ -136,7 +158,9 @@ class _Lease:
         self._length_s = ctx.settings.lease_s
         self._ended = threading.Event()
         self._renewed = time.monotonic()
-        self._thread = threading.Thread(target=self._renew, name=f"lease-{claim.job_id}", daemon=True)
+        # In a copy of the context, so that its log lines tell the job too.
+        renew = partial(copy_context().run, self._renew)
+        self._thread = threading.Thread(target=renew, name=f"lease-{claim.job_id}", daemon=True)
         self._lost = False
         self.stopping = False
 

@@ -15,4 +15,4 @@ def run_job(job_id: str) -> None:
     if housekeeping.draining.is_set():
         return  # the message is sent again; a job claimed now would only be handed back
     name = f"{socket.gethostname()}:{os.getpid()}"
-    Supervisor(housekeeping.context, name, housekeeping.draining.is_set).run(job_id)
+    Supervisor(housekeeping.context, name, housekeeping.draining.is_set, housekeeping.tracing).run(job_id)

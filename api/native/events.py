@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal, Self
+from contextlib import aclosing
+from typing import Annotated, Any, Literal, Self, cast
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
@@ -13,19 +12,18 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.deps import ContextDep
+from api.deps import ContextDep, TailsDep
 from api.schemas import Accept, Id, Limit
 from s2d.services import jobs
 from s2d.services.context import Context
-from s2d.store.states import FINAL
+from s2d.services.tails import BATCH, Tails, Told
+from s2d.store.states import JobState
 from s2d.store.tables import EventRow
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-POLL_S = 0.5
 #: A comment after so much silence keeps proxies from closing the connection.
 HEARTBEAT_S = 15.0
-_BATCH = 500
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -65,6 +63,7 @@ Seq = Annotated[int, Field(ge=0, lt=2**31)]
 )
 async def list_events(
     ctx: ContextDep,
+    tails: TailsDep,
     job_id: Id,
     after: Annotated[Seq, Query(description="Only events with a greater `seq`.")] = 0,
     limit: Limit = 100,
@@ -78,26 +77,27 @@ async def list_events(
         # Here, so that a job that does not exist is still a 404.
         await run_in_threadpool(jobs.get, ctx, job_id)
         start = after if last_event_id is None else last_event_id
-        return StreamingResponse(follow(ctx, job_id, start), media_type="text/event-stream", headers=_HEADERS)
+        return StreamingResponse(follow(ctx, tails, job_id, start), media_type="text/event-stream", headers=_HEADERS)
     rows, _ = await run_in_threadpool(jobs.events_since, ctx, job_id, after, limit + 1)
     page = EventPage(data=[JobEvent.of(row) for row in rows[:limit]], has_more=len(rows) > limit)
     return Response(page.model_dump_json(), media_type="application/json")
 
 
-async def follow(ctx: Context, job_id: str, after: int) -> AsyncIterator[str]:
-    """Frames of server-sent events until the job has ended and all is told. Holds a thread only while it reads."""
-    told = time.monotonic()
-    while True:
-        rows, job = await run_in_threadpool(jobs.events_since, ctx, job_id, after, _BATCH)
-        for row in rows:
-            yield f"id: {row.seq}\nevent: {row.type}\ndata: {JobEvent.of(row).model_dump_json()}\n\n"
-            after, told = row.seq, time.monotonic()
-        if len(rows) == _BATCH:
-            continue
-        if job.state in FINAL:
-            yield f'event: done\ndata: {{"state":"{job.state}"}}\n\n'
-            return
-        if time.monotonic() - told >= HEARTBEAT_S:
-            yield ": still here\n\n"
-            told = time.monotonic()
-        await asyncio.sleep(POLL_S)
+async def follow(ctx: Context, tails: Tails, job_id: str, after: int) -> AsyncIterator[bytes]:
+    """Frames of server-sent events until the job has ended and all is told."""
+
+    async def read(last: int) -> tuple[list[Told], JobState]:
+        rows, job = await run_in_threadpool(jobs.events_since, ctx, job_id, last, BATCH)
+        return [Told(row.seq, _frame(row)) for row in rows], cast(JobState, job.state)
+
+    # Closed here and not when it is collected: the last follower's leaving ends the reading.
+    async with aclosing(tails.follow(job_id, read, after, HEARTBEAT_S)) as following:
+        async for told in following:
+            if isinstance(told, bytes):
+                yield told or b": still here\n\n"
+            else:
+                yield f'event: done\ndata: {{"state":"{told}"}}\n\n'.encode()
+
+
+def _frame(row: EventRow) -> bytes:
+    return f"id: {row.seq}\nevent: {row.type}\ndata: {JobEvent.of(row).model_dump_json()}\n\n".encode()

@@ -8,11 +8,16 @@ from fastapi import APIRouter, Header, Path, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field, StringConstraints
 
+from api.conditions import IfMatch, IfNoneMatch, etag, is_known
 from api.deps import ContextDep
+from api.native.snapshots import Snapshots, SnapshotsDep
 from api.schemas import MARKDOWN, Accept, After, Format, Id, Limit, Page, RequestBody, wants_markdown
 from s2d.errors import FAILURE_CODES
 from s2d.services import jobs
+from s2d.services.context import Context
+from s2d.services.jobs import Order
 from s2d.services.progress import EtaRange, Progress, StageProgress
+from s2d.store.jobs import version
 from s2d.store.states import FINAL, JobState
 from s2d.store.tables import JobRow
 
@@ -92,6 +97,10 @@ class Job(BaseModel):
         )
 
 
+def render(row: JobRow) -> bytes:
+    return Job.of(row).model_dump_json().encode()
+
+
 class SpentLabels(BaseModel):
     arm: str = Field(description="`workflow`, or the control whose account it is.")
     stage: str
@@ -115,10 +124,8 @@ def create(
     ] = None,
 ) -> Job:
     """Queue a job. Follow it at `GET /v1/jobs/{id}` or `GET /v1/jobs/{id}/events`."""
-    row = jobs.create(
-        ctx, plan_id=body.plan, file_id=body.training_file, name=body.name, idempotency_key=idempotency_key
-    )
-    response.headers["location"] = f"/v1/jobs/{row.id}"
+    row = jobs.create(ctx, Order(body.plan, body.training_file, body.name), idempotency_key=idempotency_key)
+    response.headers.update({"location": f"/v1/jobs/{row.id}", "etag": etag(version(row))})
     return Job.of(row)
 
 
@@ -129,28 +136,38 @@ def list_jobs(ctx: ContextDep, after: After = None, limit: Limit = 20, state: Jo
     return Page[Job].of(rows, has_more, Job.of)
 
 
-@router.get("/{job_id}")
-def retrieve(ctx: ContextDep, job_id: Id) -> Job:
-    """One job."""
-    return Job.of(jobs.get(ctx, job_id))
+@router.get("/{job_id}", response_model=Job, responses={304: {"description": "It is as the client has it."}})
+async def retrieve(ctx: ContextDep, snapshots: SnapshotsDep, job_id: Id, if_none_match: IfNoneMatch = None) -> Response:
+    """One job, as it was at most a quarter of a second ago."""
+    found = await snapshots.of(ctx, job_id)
+    headers = {"etag": etag(found.version), "cache-control": "no-cache"}
+    if is_known(found.version, if_none_match):
+        return Response(status_code=304, headers=headers)
+    return Response(found.body, media_type="application/json", headers=headers)
 
 
 @router.post("/{job_id}/cancel", status_code=202)
-def cancel(ctx: ContextDep, job_id: Id) -> Job:
+def cancel(ctx: ContextDep, snapshots: SnapshotsDep, response: Response, job_id: Id, if_match: IfMatch) -> Job:
     """Cancel a job: at once while it is queued, else as soon as its worker has stopped. Asking again is harmless."""
-    return Job.of(jobs.cancel(ctx, job_id))
+    return _changed(ctx, snapshots, response, jobs.cancel(ctx, job_id, if_match))
 
 
 @router.post("/{job_id}/pause", status_code=202)
-def pause(ctx: ContextDep, job_id: Id) -> Job:
+def pause(ctx: ContextDep, snapshots: SnapshotsDep, response: Response, job_id: Id, if_match: IfMatch) -> Job:
     """Hold a job: at once while it is queued, else as soon as its stage has saved a checkpoint and stopped."""
-    return Job.of(jobs.pause(ctx, job_id))
+    return _changed(ctx, snapshots, response, jobs.pause(ctx, job_id, if_match))
 
 
 @router.post("/{job_id}/resume", status_code=202)
-def resume(ctx: ContextDep, job_id: Id) -> Job:
+def resume(ctx: ContextDep, snapshots: SnapshotsDep, response: Response, job_id: Id, if_match: IfMatch) -> Job:
     """Queue a paused, failed or cancelled job again. It goes on from its last whole checkpoint."""
-    return Job.of(jobs.resume(ctx, job_id))
+    return _changed(ctx, snapshots, response, jobs.resume(ctx, job_id, if_match))
+
+
+def _changed(ctx: Context, snapshots: Snapshots, response: Response, row: JobRow) -> Job:
+    snapshots.forget(ctx, row.id)
+    response.headers["etag"] = etag(version(row))
+    return Job.of(row)
 
 
 @router.get("/{job_id}/labels")

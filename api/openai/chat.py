@@ -1,28 +1,28 @@
-"""Chat completions from a student, whole or as a stream."""
+"""Completions from a student, of a chat or of a text, whole or as a stream."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import Field
-from starlette.requests import ClientDisconnect
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from api.connected import while_connected
 from api.deps import ChatDep, ContextDep
 from api.schemas import Id
-from s2d.serve.request import ChatRequest
+from s2d.serve import CHAT, TEXT, Endpoint
+from s2d.serve.request import ChatRequest, TextRequest
 from s2d.services import chat as service
+from s2d.services.chat import Chat
+from s2d.services.context import Context
 
-router = APIRouter(prefix="/chat", tags=["chat"])
-Answer = TypeVar("Answer")
+router = APIRouter(tags=["chat"])
 
 
-class ChatCompletionRequest(ChatRequest):
-    """OpenAI's body. A field that the student's server does not honour is refused, with its name."""
+class _Client(BaseModel):
+    """What a client says beside the question."""
 
     model: Id = Field(description="A student: see GET /v1/models.")
     n: int | None = Field(default=None, ge=1, le=8, description="Answers to give.")
@@ -34,43 +34,45 @@ class ChatCompletionRequest(ChatRequest):
     prompt_cache_key: str | None = None
 
 
-@router.post(
-    "/completions",
-    response_class=JSONResponse,
-    responses={
+class ChatCompletionRequest(_Client, ChatRequest):
+    """OpenAI's body. A field that the student's server does not honour is refused, with its name."""
+
+
+class CompletionRequest(_Client, TextRequest):
+    """OpenAI's older body: `prompt` is gone on with as it is, without the student's chat template."""
+
+
+def _answers(whole: str, pieces: str) -> dict[int | str, dict[str, Any]]:
+    return {
         200: {
-            "description": "OpenAI's `chat.completion`; with `stream`, `chat.completion.chunk`s and `[DONE]`.",
+            "description": f"OpenAI's `{whole}`; with `stream`, {pieces} and `[DONE]`.",
             "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
         }
-    },
+    }
+
+
+@router.post(
+    "/chat/completions",
+    response_class=Response,
+    responses=_answers("chat.completion", "`chat.completion.chunk`s"),
 )
 async def complete(ctx: ContextDep, chat: ChatDep, request: Request, body: ChatCompletionRequest) -> Response:
     """Ask a student. Its server starts with the first request, which then takes longer, and stops when idle."""
+    return await _answer(ctx, chat, request, body, CHAT)
+
+
+@router.post("/completions", response_class=Response, responses=_answers("text_completion", "the same in pieces"))
+async def complete_text(ctx: ContextDep, chat: ChatDep, request: Request, body: CompletionRequest) -> Response:
+    """Let a student go on with a text. See chat completions for its server."""
+    return await _answer(ctx, chat, request, body, TEXT)
+
+
+async def _answer(
+    ctx: Context, chat: Chat, request: Request, body: ChatCompletionRequest | CompletionRequest, endpoint: Endpoint
+) -> Response:
     fields = body.model_dump(mode="json", exclude_unset=True)
     if body.stream:
-        events = await _while_connected(request, service.stream(ctx, chat, body.model, fields))
+        events = await while_connected(request, service.stream(ctx, chat, body.model, fields, endpoint))
         return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
-    return JSONResponse(await _while_connected(request, service.complete(ctx, chat, body.model, fields)))
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
-    """The work's result; cancels it when the client leaves, so that nobody's answer is not generated on.
-
-    Raises:
-        ClientDisconnect: the client left; there is nobody to answer.
-    """
-    task, left = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        task.cancel()
-        left.cancel()
-
-
-async def _left(request: Request) -> None:
-    # The body has been read, so the next message can only be that the client is gone.
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    whole = await while_connected(request, service.answer(ctx, chat, body.model, fields, endpoint))
+    return Response(whole, media_type="application/json")

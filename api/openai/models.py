@@ -23,15 +23,22 @@ class Model(BaseModel):
     created: int = Field(description="Seconds since the epoch.")
     owned_by: Literal["s2d"] = "s2d"
     job: str = Field(description="The job that made it.")
+    arm: str = Field(description="What it is in the job: `workflow`, `base`, or the control's name.")
 
     @classmethod
     def of(cls, row: StudentRow) -> Self:
-        return cls(id=row.id, created=int(row.created_at), job=row.job_id)
+        return cls(id=row.id, created=int(row.created_at), job=row.job_id, arm=row.arm)
 
 
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[Model]
+
+
+class ModelDeleted(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
 
 
 @router.get("")
@@ -44,3 +51,10 @@ def list_models(ctx: ContextDep) -> ModelList:
 def retrieve(ctx: ContextDep, model_id: Id) -> Model:
     """One student."""
     return Model.of(students.get(ctx, model_id))
+
+
+@router.delete("/{model_id:path}")
+def delete(ctx: ContextDep, model_id: Id) -> ModelDeleted:
+    """Delete a student: it can no longer be asked, and its weights go, unless they are those of a base model."""
+    students.delete(ctx, model_id)
+    return ModelDeleted(id=model_id)

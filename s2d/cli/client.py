@@ -62,10 +62,11 @@ class Client:
         with self._reaching():
             return _checked(self._http.get(path, params=known)).json()
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Raises ApiError, Unavailable."""
+    def post(self, path: str, body: Mapping[str, Any] | None = None, *, patience_s: float | None = None) -> Any:
+        """Wait `patience_s` seconds for an answer that takes longer than most. Raises ApiError, Unavailable."""
+        timeout = httpx.Timeout(10, read=patience_s) if patience_s else TIMEOUT
         with self._reaching():
-            return _checked(self._http.post(path, json=body)).json()
+            return _checked(self._http.post(path, json=body, timeout=timeout)).json()
 
     def every(self, path: str) -> list[Any]:
         """All items of a list, page after page. Raises ApiError, Unavailable."""

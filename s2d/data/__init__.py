@@ -8,7 +8,7 @@ after Unicode and white-space normalisation, invisible characters left out, are 
 """
 
 from s2d.data.ingest import IngestReport, Limits, Rejection, ingest
-from s2d.data.rows import Message, Row, prompt_id, read_rows, write_rows
+from s2d.data.rows import Message, Row, find_row, prompt_id, read_rows, write_rows
 from s2d.data.split import ROLES, Role, SplitReport, split
 from s2d.data.summary import Summary, summarize
 
@@ -22,6 +22,7 @@ __all__ = [
     "Row",
     "SplitReport",
     "Summary",
+    "find_row",
     "ingest",
     "prompt_id",
     "read_rows",

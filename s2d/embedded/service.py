@@ -130,8 +130,9 @@ def api_command(settings: Settings) -> Command:
 def worker_command(settings: Settings) -> Command:
     # Threads: a job is a child process anyway, and a thread only watches over it.
     pool = ("--pool=threads", f"--concurrency={settings.worker_slots}")
-    quiet = ("--loglevel=INFO", "--without-gossip", "--without-mingle")
-    argv = (sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", *pool, *quiet)
+    quiet = ("--without-gossip", "--without-mingle")
+    # The first --quiet keeps Celery's banner out of the log; levels are S2D_LOG_LEVEL's.
+    argv = (sys.executable, "-m", "celery", "-A", "worker.celery_app", "--quiet", "worker", *pool, *quiet)
     return _python(settings, "worker", argv, grace_s=settings.grace_s + WORKER_MARGIN_S)
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 #: The arm of the four stages themselves.
 WORKFLOW = "workflow"
+#: What the student before any stage is called where arms are listed; no stage is of it.
+BASE = "base"
 #: The models that are there before the first stage.
 BASE_MODELS = ("base_teacher", "base_student")
 
@@ -25,6 +27,12 @@ def made_by(stage: Any) -> str | None:
     """The model that a stage makes, if any."""
     made: str | None = getattr(stage, "trains", None) or getattr(stage, "keeps_as", None)
     return made
+
+
+def products(stages: Sequence[Any]) -> dict[str, str]:
+    """Arm -> the model that it ends with, in the order of the stages. The candidates of a selection end nothing."""
+    tried = {name for stage in stages for name in getattr(stage, "candidates", ())}
+    return {stage.arm: made for stage in stages if (made := made_by(stage)) and made not in tried}
 
 
 def base_of(stages: Sequence[Any], model: str) -> str:

@@ -106,6 +106,20 @@ def model_files(model: Model) -> Path | None:
     return folder if all((folder / name).is_file() for name in needed) else None
 
 
+def weights_folder(model: Model) -> Path | None:
+    """The folder with the safetensors of `model`: its own, or the hub cache's; None where they are not here."""
+    if model.source == "local":
+        folder = Path(model.name)
+    else:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
+        if not isinstance(found, str):
+            return None
+        folder = Path(found).parent
+    return folder if any(folder.glob("*.safetensors")) else None
+
+
 def fetch_tokenizer(model: Model, policy: ModelPolicy) -> None:
     """Bring a hub model's config and tokenizer files into the cache; files that the repository lacks are left out.
 

@@ -17,6 +17,12 @@ def prompted(template: str, prompting: Prompting) -> str:
     return "".join([*_arguments(prompting), *_system(prompting), *_suffix(prompting), template])
 
 
+def prompted_once(template: str, prompting: Prompting) -> str:
+    """`prompted`, unless the template begins with the same additions, as that of an earlier job's student does."""
+    added = prompted("", prompting)
+    return template if template.startswith(added) else added + template
+
+
 def _arguments(prompting: Prompting) -> list[str]:
     return [
         f"{{%- if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif -%}}"

@@ -20,6 +20,8 @@ from typing import Literal
 import psutil
 
 from s2d.events import NewEvent
+from s2d.observe import current_traceparent
+from s2d.observe.settings import HANDED_ON
 from s2d.runner.events import EventFile
 from s2d.runner.layout import JobLayout
 from s2d.runner.task import EXIT_INTERRUPTED, StageTask
@@ -100,8 +102,11 @@ def stage_command(devices: int) -> list[str]:
 
 
 def environment(threads: int, gpus: int | None) -> dict[str, str]:
-    """A stage's environment: as many GPUs as the plan counts on, and none of the service's secrets."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("S2D_")}
+    """A stage's environment: as many GPUs as the plan counts on, the trace that it belongs to, and none of the
+    service's secrets."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("S2D_") or name in HANDED_ON}
+    if traceparent := current_traceparent():
+        kept["TRACEPARENT"] = traceparent
     if gpus is not None:
         # TRL refuses one process that sees several GPUs.
         visible = kept.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")

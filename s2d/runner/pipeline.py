@@ -18,6 +18,7 @@ from s2d.atomic import write_atomic
 from s2d.data.split import Role, SplitReport, split
 from s2d.errors import FAILURE_CODES, InvalidPlan, ModelRefused, S2DError, StageFailure
 from s2d.events import NewEvent
+from s2d.observe import bind, span
 from s2d.plan.document import Plan, Training
 from s2d.plan.graph import WORKFLOW, Account, labels_read, made_by
 from s2d.runner import child
@@ -115,7 +116,8 @@ class Pipeline:
             self._check_wish()
             self._spend(name)
             self._emit(name, "running", **place)
-            self._run_child(name)
+            with bind(stage=name), span(f"stage {name}", expected=(_Stopped,)):
+                self._run_child(name)
         result = StageResult.model_validate_json(path.read_text())
         # A file says that the success was told: a worker may be killed between the result and its event.
         told = path.with_name("told")

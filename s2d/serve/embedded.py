@@ -21,9 +21,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from s2d.errors import InvalidRequest
+from s2d.serve.engine import GENERATION_FIELDS
 
 #: Tokens, when the request names no limit and the context has room for them.
 DEFAULT_MAX_TOKENS = 1024
+#: The same of a completion without chat, as OpenAI and vLLM have it.
+DEFAULT_TEXT_TOKENS = 16
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 #: The sampling parameters of a model's generation_config.json that vLLM takes as defaults too.
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -34,13 +37,17 @@ class Student:
     """What a student's folder says about prompts and sampling. `context` is in tokens."""
 
     tokenizer: Tokenizer
-    template: jinja2.Template
+    template: jinja2.Template | None
     special_tokens: Mapping[str, str]
     context: int
     generation: Mapping[str, Any]
 
     def prompt_tokens(self, body: Mapping[str, Any]) -> int:
         """The length of the rendered prompt. Raises InvalidRequest if the template refuses the messages."""
+        if "prompt" in body:
+            return len(self.tokenizer.encode(body["prompt"]).ids)
+        if self.template is None:
+            raise InvalidRequest("this student has no chat template: it cannot answer chat completions", param="model")
         variables = {"tools": body.get("tools"), **self.special_tokens, **body.get("chat_template_kwargs", {})}
         try:
             text = self.template.render(messages=body["messages"], add_generation_prompt=True, **variables)
@@ -56,18 +63,23 @@ def fit(path: Path, body: dict[str, Any]) -> dict[str, Any]:
     Raises InvalidRequest with code `context_length_exceeded` when the prompt leaves no room for a single token.
     """
     student = load(path)
+    param, said = ("prompt", "prompt takes") if "prompt" in body else ("messages", "messages take")
     used = student.prompt_tokens(body)
     if used >= student.context:
         raise InvalidRequest(
-            f"this model's maximum context length is {student.context} tokens, but the messages take {used}: "
-            "shorten them",
+            f"this model's maximum context length is {student.context} tokens, but the {said} {used}: shorten them",
             code="context_length_exceeded",
-            param="messages",
+            param=param,
         )
-    wanted = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_MAX_TOKENS
-    dropped = ("stream_options", "max_completion_tokens")
+    default = DEFAULT_MAX_TOKENS if param == "messages" else DEFAULT_TEXT_TOKENS
+    wanted = body.get("max_completion_tokens") or body.get("max_tokens") or default
+    moved = {name: body[name] for name in GENERATION_FIELDS & body.keys()}
+    if "top_k" in moved:
+        # vLLM takes -1 for no limit too.
+        moved["top_k"] = max(0, moved["top_k"])
+    dropped = {"stream_options", "max_completion_tokens", *moved}
     kept = {name: value for name, value in body.items() if name not in dropped}
-    generation = dict(student.generation) | {"do_sample": body.get("temperature") != 0}
+    generation = {**student.generation, **moved, "do_sample": body.get("temperature") != 0}
     return kept | {"max_tokens": min(wanted, student.context - used), "generation_config": json.dumps(generation)}
 
 
@@ -102,12 +114,12 @@ def _special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in contents.items() if value is not None}
 
 
-def _template(path: Path, tokenizer_config: Mapping[str, Any]) -> jinja2.Template:
-    """The chat template under the rules that transformers renders it with."""
+def _template(path: Path, tokenizer_config: Mapping[str, Any]) -> jinja2.Template | None:
+    """The chat template, if there is one, under the rules that transformers renders it with."""
     file = path / "chat_template.jinja"
     source = file.read_text(encoding="utf-8") if file.exists() else tokenizer_config.get("chat_template")
     if not isinstance(source, str):
-        raise InvalidRequest("this student has no chat template: it cannot answer chat completions", param="model")
+        return None
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}

@@ -36,6 +36,8 @@ PLAIN_FIELDS = frozenset(
         "chat_template_kwargs",
     }
 )
+#: What transformers' server takes with the model's generation config only.
+GENERATION_FIELDS = frozenset({"top_k", "min_p", "repetition_penalty"})
 VLLM_FIELDS = PLAIN_FIELDS | frozenset(
     {
         "n",
@@ -51,6 +53,14 @@ VLLM_FIELDS = PLAIN_FIELDS | frozenset(
         "parallel_tool_calls",
     }
 )
+#: Of a completion without chat.
+PLAIN_TEXT_FIELDS = frozenset(
+    {"prompt", "stream", "stream_options", "temperature", "top_p", "max_tokens", "stop", "seed", "logit_bias"}
+)
+VLLM_TEXT_FIELDS = (PLAIN_TEXT_FIELDS | VLLM_FIELDS | {"echo"}) - {
+    *("messages", "max_completion_tokens", "tools", "tool_choice", "parallel_tool_calls"),
+    *("chat_template_kwargs", "top_logprobs"),
+}
 #: Students are local folders, so a server never needs the network; its own command looks for updates otherwise.
 #: The safe path keeps what lies in the working folder from being imported.
 ENVIRONMENT = {
@@ -62,9 +72,18 @@ ENVIRONMENT = {
 }
 
 
+#: What a server takes beside weights and cache: the interpreter, its libraries, buffers.
+INTERPRETER_GIB = 1.0
+#: vLLM's key-value cache on a CPU.
+CPU_CACHE_GIB = 1
+
+
 @dataclass(frozen=True)
 class Launch:
-    """One server to start. `environment` is added to this process' own; `model` is what requests must carry."""
+    """One server to start. `environment` is added to this process' own; `model` is what requests must carry.
+
+    `memory_gib` is an estimate of the host memory that it takes.
+    """
 
     command: tuple[str, ...]
     environment: dict[str, str]
@@ -72,6 +91,7 @@ class Launch:
     port: int
     model: str
     health_path: str = "/health"
+    memory_gib: float = 0.0
 
     @property
     def base_url(self) -> str:
@@ -83,7 +103,19 @@ class Engine(Protocol):
 
     @property
     def fields(self) -> frozenset[str]:
-        """The request fields that it honours; others are refused rather than silently without effect."""
+        """The chat request's fields that it honours; others are refused rather than silently without effect."""
+
+    @property
+    def text_fields(self) -> frozenset[str]:
+        """The same of a completion without chat."""
+
+    @property
+    def fits_at_once(self) -> bool:
+        """Whether `fit` takes no time to speak of, and may be called on an event loop."""
+
+    @property
+    def key(self) -> str | None:
+        """The bearer token that it wants."""
 
     @property
     def keeps_stop(self) -> bool:
@@ -104,7 +136,10 @@ class LocalEngine(Engine, Protocol):
 class TransformersEngine:
     """`transformers serve` in this environment: one request at a time, no torch in the process that asks."""
 
-    fields = PLAIN_FIELDS
+    fields = PLAIN_FIELDS | GENERATION_FIELDS
+    text_fields = PLAIN_TEXT_FIELDS | GENERATION_FIELDS
+    fits_at_once = False
+    key = None
     keeps_stop = True
 
     def launch(self, student_id: str, path: Path) -> Launch:
@@ -114,7 +149,8 @@ class TransformersEngine:
         # The folder is given as "." because this server reads "@" in a name as the start of a revision.
         command = (sys.executable, "-m", "transformers.cli.transformers", "serve", ".")
         options = ("--host", LOOPBACK, "--port", str(port))
-        return Launch(command + options, ENVIRONMENT, path, port, model=".")
+        memory_gib = INTERPRETER_GIB + weights_gib(path)
+        return Launch(command + options, ENVIRONMENT, path, port, model=".", memory_gib=memory_gib)
 
     def fit(self, path: Path, body: dict[str, Any]) -> dict[str, Any]:
         # Late, because tokenizers and jinja2 come with the server and are missing where the API alone is installed.
@@ -131,6 +167,9 @@ class VllmEngine:
     gpu_share: float
 
     fields = VLLM_FIELDS
+    text_fields = VLLM_TEXT_FIELDS
+    fits_at_once = True
+    key = None
     keeps_stop = False
 
     def launch(self, student_id: str, path: Path) -> Launch:
@@ -140,13 +179,14 @@ class VllmEngine:
         # The module rather than the `vllm` script, which fails on CPU builds.
         command = [str(self.python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(path)]
         command += ["--served-model-name", student_id, "--host", LOOPBACK, "--port", str(port)]
-        environment = ENVIRONMENT
+        environment, memory_gib = ENVIRONMENT, INTERPRETER_GIB
         if has_gpu():
             command += ["--gpu-memory-utilization", f"{self.gpu_share:.2f}"]
         else:
             # Gigabytes for the key-value cache; unset, vLLM takes a large part of the machine's memory.
-            environment = ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": "1"}
-        return Launch(tuple(command), environment, path.parent, port, model=student_id)
+            environment = ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB)}
+            memory_gib += weights_gib(path) + CPU_CACHE_GIB
+        return Launch(tuple(command), environment, path.parent, port, model=student_id, memory_gib=memory_gib)
 
     def fit(self, path: Path, body: dict[str, Any]) -> dict[str, Any]:
         return body
@@ -154,17 +194,21 @@ class VllmEngine:
 
 @dataclass(frozen=True)
 class RemoteEngine:
-    """A vLLM at `url` that is started, watched and stopped by somebody else."""
+    """A vLLM at `url` that is started, watched and stopped by somebody else; `key` is its `--api-key`."""
 
     url: str
+    key: str | None = None
 
     fields = VLLM_FIELDS
+    text_fields = VLLM_TEXT_FIELDS
+    fits_at_once = True
     keeps_stop = False
 
     def model_for(self, student_id: str, path: Path) -> str:
         """The name under which the remote server has this student. Raises Unavailable when it has it not."""
         try:
-            reply = httpx.get(f"{self.url}/v1/models", timeout=10, trust_env=False).raise_for_status()
+            headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+            reply = httpx.get(f"{self.url}/v1/models", headers=headers, timeout=10, trust_env=False).raise_for_status()
         except httpx.HTTPError as error:
             raise Unavailable(
                 f"the vLLM at {self.url} does not answer ({error}): start it or check remote_url"
@@ -186,11 +230,17 @@ class RemoteEngine:
 def choose(settings: ServeSettings) -> TransformersEngine | VllmEngine | RemoteEngine:
     """The engine that the settings ask for."""
     if settings.remote_url is not None:
-        return RemoteEngine(settings.remote_url.rstrip("/"))
+        key = settings.remote_key.get_secret_value() if settings.remote_key else None
+        return RemoteEngine(settings.remote_url.rstrip("/"), key)
     if settings.engine == "vllm" or settings.vllm_python is not None or (settings.engine == "auto" and has_vllm()):
         # vLLM takes its share at start, so the servers that may run at once have to divide it.
         return VllmEngine(settings.vllm_python or Path(sys.executable), gpu_share=0.9 / settings.max_servers)
     return TransformersEngine()
+
+
+def weights_gib(path: Path) -> float:
+    """What a student's weights take on disk, and so, about, in memory."""
+    return sum(file.stat().st_size for file in path.glob("*.safetensors")) / 2**30
 
 
 def has_vllm() -> bool:

@@ -21,6 +21,11 @@ class Lease:
     model: str
     _on_release: Callable[[], None] | None = field(default=None, repr=False)
 
+    @property
+    def verbatim(self) -> bool:
+        """Whether the server's answers are OpenAI's as they come, under the student's own name."""
+        return not self.engine.keeps_stop and self.model == self.student_id
+
     def release(self) -> None:
         on_release, self._on_release = self._on_release, None
         if on_release is not None:

@@ -20,18 +20,33 @@ class StudentFailed(S2DError):
 
 def filled(reply: dict[str, Any], lease: Lease, stop: list[str]) -> dict[str, Any]:
     """A whole completion under the student's id, with every field that the client's types require."""
-    defaults = {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion", "created": int(time.time())}
+    chat = any("message" in choice for choice in reply["choices"])
+    kind, prefix = ("chat.completion", "chatcmpl") if chat else ("text_completion", "cmpl")
+    defaults = {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time())}
     for index, choice in enumerate(reply["choices"]):
         choice.setdefault("index", index)
         choice.setdefault("logprobs", None)
-        message = choice["message"]
-        message.setdefault("content", None)
-        message.setdefault("refusal", None)
-        if message["content"] is not None:
+        if "message" in choice:
+            choice["message"].setdefault("content", None)
+            choice["message"].setdefault("refusal", None)
+        said, name = _said(choice)
+        if said[name] is not None:
             cut = StopCut(stop)
-            message["content"] = cut.feed(message["content"]) + cut.rest()
+            said[name] = cut.feed(said[name]) + cut.rest()
             choice["finish_reason"] = "stop" if cut.found else choice["finish_reason"]
     return defaults | reply | {"model": lease.student_id}
+
+
+def _said(choice: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Where a choice has its text: a chat's message or its delta, or a completion itself."""
+    if "message" in choice:
+        return choice["message"], "content"
+    return (choice["delta"], "content") if "delta" in choice else (choice, "text")
+
+
+def server_error(lease: Lease, event_data: str) -> StudentFailed:
+    """The error for an error that the server put into its stream."""
+    return StudentFailed(f"the server of {lease.student_id} broke off: {_error_message(event_data)}")
 
 
 def refusal(status: int, text: str, lease: Lease) -> S2DError:
@@ -79,7 +94,7 @@ class ChunkRewriter:
             # transformers writes the message of an exception into its error chunk without escaping it.
             raise StudentFailed(f"the server of {self._lease.student_id} broke off: {data[:300]!r}") from error
         if "error" in chunk:
-            raise StudentFailed(f"the server of {self._lease.student_id} broke off: {_error_message(data.decode())}")
+            raise server_error(self._lease, data.decode())
         chunk["model"] = self._lease.student_id
         self._usage = chunk.pop("usage", None) or self._usage
         self._last = {name: chunk[name] for name in ("id", "object", "created", "model")}
@@ -95,14 +110,14 @@ class ChunkRewriter:
         return usage + b"data: [DONE]\n\n"
 
     def _rewrite_choice(self, choice: dict[str, Any]) -> None:
-        delta = choice["delta"]
-        content = self._cut.feed(delta.get("content") or "")
+        said, name = _said(choice)
+        content = self._cut.feed(said.get(name) or "")
         if choice.setdefault("finish_reason", None) is not None:
             self.finished = True
             content += self._cut.rest()
             choice["finish_reason"] = "stop" if self._cut.found else choice["finish_reason"]
-        if content or "content" in delta:
-            delta["content"] = content
+        if content or name in said:
+            said[name] = content
 
 
 class StopCut:

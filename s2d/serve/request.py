@@ -1,7 +1,8 @@
-"""The chat completion request: what is accepted, and what of it a kind of server honours."""
+"""A completion request, of a chat or of a text: what is accepted, and what of it a kind of server honours."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -24,6 +25,7 @@ NEUTRAL: dict[str, Any] = {
     "response_format": {"type": "text"},
     "tool_choice": "auto",
     "parallel_tool_calls": True,
+    "echo": False,
 }
 
 
@@ -50,45 +52,85 @@ class Message(BaseModel):
     tool_call_id: str | None = None
 
 
-class ChatRequest(BaseModel):
-    """OpenAI's request body, with vLLM's and transformers' common additions. Unknown fields are refused."""
+class Sampling(BaseModel):
+    """How an answer is drawn, of a chat or of a text. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
-    messages: list[Message] = Field(min_length=1)
-    stream: bool = False
-    stream_options: dict[str, bool] | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
     stop: Annotated[list[str], Field(max_length=4)] | str | None = None
     seed: int | None = Field(None, ge=0, lt=2**63)
     logit_bias: dict[int, float] | None = None
-    tools: list[dict[str, Any]] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    # The engine may not honour these.
-    n: int | None = Field(None, ge=1, le=16)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0)
     top_k: int | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1)
+    # The engine may not honour these.
+    n: int | None = Field(None, ge=1, le=16)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+
+
+class SamplingFields(Sampling):
+    """How the answer to a chat is drawn."""
+
+    max_completion_tokens: int | None = Field(None, ge=1)
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class Streamed(BaseModel):
+    """Whether the answer comes whole or in pieces."""
+
+    stream: bool = False
+    stream_options: dict[str, bool] | None = None
+
+
+class ChatRequest(SamplingFields, Streamed):
+    """OpenAI's request body, with vLLM's and transformers' common additions."""
+
+    messages: list[Message] = Field(min_length=1)
+    tools: list[dict[str, Any]] | None = None
+    # The engine may not honour these.
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: dict[str, Any] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
 
 
-def prepare(lease: Lease, body: dict[str, Any]) -> dict[str, Any]:
+class TextRequest(Sampling, Streamed):
+    """OpenAI's older body: a text to go on with, and no chat template."""
+
+    prompt: str = Field(min_length=1)
+    # The engine may not honour these.
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a request goes, and what it may be. `fields` is the engine's attribute with those that it honours."""
+
+    path: str
+    request: type[BaseModel]
+    fields: Literal["fields", "text_fields"]
+
+
+CHAT = Endpoint("/v1/chat/completions", ChatRequest, "fields")
+TEXT = Endpoint("/v1/completions", TextRequest, "text_fields")
+
+
+def prepare(lease: Lease, body: dict[str, Any], endpoint: Endpoint = CHAT) -> dict[str, Any]:
     """`body` as the lease's server is to get it.
 
     Raises InvalidRequest naming the parameter: malformed, unknown, not honoured by this kind of server
     (`unsupported_parameter`), or over the model's context (`context_length_exceeded`).
     """
-    request = _validated({name: value for name, value in body.items() if name not in NO_EFFECT and value is not None})
-    for name in request.keys() - lease.engine.fields:
+    meant = {name: value for name, value in body.items() if name not in NO_EFFECT and value is not None}
+    request = _validated(endpoint.request, meant)
+    honoured: frozenset[str] = getattr(lease.engine, endpoint.fields)
+    for name in request.keys() - honoured:
         if request[name] != NEUTRAL[name]:
             message = f"the server of this student does not honour {name!r}: leave it out, or serve with vLLM"
             raise InvalidRequest(message, code="unsupported_parameter", param=name)
@@ -96,9 +138,9 @@ def prepare(lease: Lease, body: dict[str, Any]) -> dict[str, Any]:
     return lease.engine.fit(lease.path, request) | {"model": lease.model}
 
 
-def _validated(body: dict[str, Any]) -> dict[str, Any]:
+def _validated(model: type[BaseModel], body: dict[str, Any]) -> dict[str, Any]:
     try:
-        return ChatRequest.model_validate(body).model_dump(mode="json", exclude_none=True, exclude_unset=True)
+        return model.model_validate(body).model_dump(mode="json", exclude_none=True, exclude_unset=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(step) for step in first["loc"])

@@ -1,17 +1,22 @@
-"""Chat completions: a student's id and a request in, its server's answer out."""
+"""Completions: a student's id and a request in, its server's answer out."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2d.serve import Admission, Forwarder, Lease, ServeSettings, StudentServers
+from s2d.serve import CHAT, Admission, Endpoint, Forwarder, Lease, ServeSettings, StudentServers
 from s2d.services import students
 from s2d.services.context import Context
 from s2d.settings import Settings
+
+#: Where a student lies is believed for so long, so that most questions ask no database.
+TRUST_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,20 @@ class Chat:
     servers: StudentServers
     forwarder: Forwarder
     admission: Admission
+    known: dict[tuple[str | None, str], tuple[Path, float]] = field(default_factory=dict)
 
     async def close(self) -> None:
         """Stops every student server; up to some ten seconds each."""
-        await self.forwarder.aclose()
         await asyncio.to_thread(self.servers.close)
+
+    async def path_of(self, ctx: Context, student_id: str) -> Path:
+        """Where the tenant's student lies. Raises NotFound."""
+        path, until = self.known.get((ctx.db.tenant, student_id), (None, 0.0))
+        if path is None or time.monotonic() > until:
+            row = await asyncio.to_thread(students.get, ctx, student_id)
+            path = Path(row.path)
+            self.known[ctx.db.tenant, student_id] = path, time.monotonic() + TRUST_S
+        return path
 
 
 def open_chat(settings: Settings) -> Chat:
@@ -34,34 +48,47 @@ def open_chat(settings: Settings) -> Chat:
         engine=settings.serve_engine,
         vllm_python=settings.vllm_python,
         remote_url=settings.vllm_url,
+        remote_key=settings.vllm_api_key,
         max_servers=settings.serve_max_servers,
+        memory_gib=settings.serve_memory_gib,
         idle_s=settings.serve_idle_s,
+        first_token_timeout_s=settings.serve_first_token_s,
+        silence_timeout_s=settings.serve_silence_s,
+        answer_timeout_s=settings.serve_answer_s,
         log_dir=settings.log_dir / "students",
     )
-    return Chat(StudentServers(serve), Forwarder(serve.answer_timeout_s), Admission(settings.serve_max_requests))
+    return Chat(StudentServers(serve), Forwarder(serve.limits), Admission(settings.serve_max_requests))
 
 
 async def complete(ctx: Context, chat: Chat, student_id: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The whole answer.
+    """The whole answer to a chat, parsed. Raises as `answer` does."""
+    whole: dict[str, Any] = json.loads(await answer(ctx, chat, student_id, body))
+    return whole
+
+
+async def answer(ctx: Context, chat: Chat, student_id: str, body: dict[str, Any], endpoint: Endpoint = CHAT) -> bytes:
+    """The whole answer as JSON.
 
     Raises:
         NotFound: no such student.
         TooManyRequests: the student has as many requests as it may.
         InvalidRequest, Unavailable, StudentFailed: see `s2d.serve.Forwarder.complete`.
     """
-    return await chat.forwarder.complete(await _lease(ctx, chat, student_id), body)
+    return await chat.forwarder.complete(await _lease(ctx, chat, student_id), body, endpoint)
 
 
-async def stream(ctx: Context, chat: Chat, student_id: str, body: dict[str, Any]) -> AsyncIterator[bytes]:
-    """The answer as server-sent events. Raises as `complete` does, before the first event."""
-    return await chat.forwarder.stream(await _lease(ctx, chat, student_id), body)
+async def stream(
+    ctx: Context, chat: Chat, student_id: str, body: dict[str, Any], endpoint: Endpoint = CHAT
+) -> AsyncIterator[bytes]:
+    """The answer as server-sent events. Raises as `answer` does, before the first event."""
+    return await chat.forwarder.stream(await _lease(ctx, chat, student_id), body, endpoint)
 
 
 async def _lease(ctx: Context, chat: Chat, student_id: str) -> Lease:
-    row = await asyncio.to_thread(students.get, ctx, student_id)
+    path = await chat.path_of(ctx, student_id)
     leave = chat.admission.enter(student_id)
     try:
-        lease = await chat.servers.acquire_async(student_id, Path(row.path))
+        lease = chat.servers.running_lease(student_id, path) or await chat.servers.acquire_async(student_id, path)
     except BaseException:
         leave()
         raise

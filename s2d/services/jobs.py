@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from s2d.errors import InvalidPlan, NotFound
+from s2d.events import EventType
 from s2d.plan.document import Plan, read_plan
 from s2d.plan.service import check_against_data
 from s2d.services.context import Context
-from s2d.store import events, files, idempotency, jobs, ledger, plans
+from s2d.store import events, files, idempotency, jobs, ledger, plans, repeats
+from s2d.store.jobs import Expected
 from s2d.store.ledger import Spending
+from s2d.store.repeats import Sending
 from s2d.store.states import JobState
 from s2d.store.tables import EventRow, FileRow, JobRow
 
 _SCOPE = "jobs"
 
 
-def create(
-    ctx: Context, *, plan_id: str, file_id: str, name: str | None = None, idempotency_key: str | None = None
-) -> JobRow:
+@dataclass(frozen=True)
+class Order:
+    """What a job is to be. `request`: what a client of the OpenAI surface sent, to be shown to it again."""
+
+    plan_id: str
+    file_id: str
+    name: str | None = None
+    request: dict[str, Any] | None = None
+
+    def digest(self) -> str:
+        """Equal for equal orders. A request says more than the plan that it was made into, so it alone counts."""
+        whole = (self.plan_id, self.file_id, self.name)
+        said = repr(whole) if self.request is None else json.dumps(self.request, sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()
+
+
+def create(ctx: Context, order: Order, *, idempotency_key: str | None = None, sending: Sending | None = None) -> JobRow:
     """Queue a job.
+
+    Args:
+        sending: of a request that its client may send again without a key.
 
     Raises:
         NotFound: no such plan or file.
@@ -31,26 +55,32 @@ def create(
         Conflict: the idempotency key was used for another request.
     """
     try:
-        return _create(ctx, plan_id, file_id, name, idempotency_key)
+        return _create(ctx, order, idempotency_key, sending)
     except IntegrityError:
         # Another request with this key, or the file's removal, came first (PostgreSQL; SQLite has one writer). The
         # second look sees it.
-        return _create(ctx, plan_id, file_id, name, idempotency_key)
+        return _create(ctx, order, idempotency_key, sending)
 
 
-def _create(ctx: Context, plan_id: str, file_id: str, name: str | None, idempotency_key: str | None) -> JobRow:
-    request_hash = hashlib.sha256(repr((plan_id, file_id, name)).encode()).hexdigest()
+def _create(ctx: Context, order: Order, idempotency_key: str | None, sending: Sending | None) -> JobRow:
     with ctx.db.begin() as session:
+        known = _made_before(session, order, idempotency_key, sending)
+        if known is not None:
+            return jobs.get(session, known)
+        plan = read_plan(plans.get(session, order.plan_id).document)
+        check_file(plan, files.get(session, order.file_id, param="training_file"))
+        row = jobs.create(session, plan_id=order.plan_id, file_id=order.file_id, name=order.name, request=order.request)
         if idempotency_key is not None:
-            known = idempotency.recall(session, _SCOPE, idempotency_key, request_hash)
-            if known is not None:
-                return jobs.get(session, known)
-        plan = read_plan(plans.get(session, plan_id).document)
-        check_file(plan, files.get(session, file_id, param="training_file"))
-        row = jobs.create(session, plan_id=plan_id, file_id=file_id, name=name)
-        if idempotency_key is not None:
-            idempotency.remember(session, _SCOPE, idempotency_key, request_hash, row.id)
+            idempotency.remember(session, _SCOPE, idempotency_key, order.digest(), row.id)
+        if sending is not None:
+            repeats.remember(session, sending, row.id)
         return row
+
+
+def _made_before(session: Session, order: Order, idempotency_key: str | None, sending: Sending | None) -> str | None:
+    if idempotency_key is not None:
+        return idempotency.recall(session, _SCOPE, idempotency_key, order.digest())
+    return repeats.recall(session, sending) if sending is not None else None
 
 
 def check_file(plan: Plan, file: FileRow) -> None:
@@ -76,22 +106,22 @@ def list_page(ctx: Context, *, after: str | None, limit: int, state: JobState | 
         return jobs.list_page(session, after=after, limit=limit, state=state)
 
 
-def cancel(ctx: Context, job_id: str) -> JobRow:
-    """Raises NotFound, and Conflict when the job has already ended otherwise."""
+def cancel(ctx: Context, job_id: str, expected: Expected = None) -> JobRow:
+    """Raises NotFound, Changed, and Conflict when the job has already ended otherwise."""
     with ctx.db.begin() as session:
-        return jobs.request_cancel(session, job_id)
+        return jobs.request_cancel(session, job_id, expected)
 
 
-def pause(ctx: Context, job_id: str) -> JobRow:
-    """Raises NotFound, and Conflict when the job has ended."""
+def pause(ctx: Context, job_id: str, expected: Expected = None) -> JobRow:
+    """Raises NotFound, Changed, and Conflict when the job has ended."""
     with ctx.db.begin() as session:
-        return jobs.request_pause(session, job_id)
+        return jobs.request_pause(session, job_id, expected)
 
 
-def resume(ctx: Context, job_id: str) -> JobRow:
-    """Raises NotFound, and Conflict when the job has succeeded or is still being stopped."""
+def resume(ctx: Context, job_id: str, expected: Expected = None) -> JobRow:
+    """Raises NotFound, Changed, and Conflict when the job has succeeded or is still being stopped."""
     with ctx.db.begin() as session:
-        return jobs.request_resume(session, job_id)
+        return jobs.request_resume(session, job_id, expected)
 
 
 def events_since(ctx: Context, job_id: str, after: int, limit: int) -> tuple[Sequence[EventRow], JobRow]:
@@ -99,6 +129,15 @@ def events_since(ctx: Context, job_id: str, after: int, limit: int) -> tuple[Seq
     with ctx.db.read() as session:
         job = jobs.get(session, job_id)
         return events.since(session, job_id, after, limit), job
+
+
+def latest_events(
+    ctx: Context, job_id: str, *, before: int | None, limit: int, kind: EventType | None = None
+) -> tuple[Sequence[EventRow], bool]:
+    """Newest first, see `s2d.store.events.latest`. Raises NotFound."""
+    with ctx.db.read() as session:
+        jobs.get(session, job_id)
+        return events.latest(session, job_id, before=before, limit=limit, kind=kind)
 
 
 def labels(ctx: Context, job_id: str) -> list[Spending]:

@@ -21,6 +21,8 @@ IMPLIED: dict[Scope, frozenset[Scope]] = {
 }
 #: A key's answer is believed for so long, so that most requests ask no database; a revoked key works on until then.
 TRUST_S = 5.0
+#: For so long while the database is away: what needs no database (running students, /metrics) goes on without it.
+TRUST_ALONE_S = 300.0
 _REMEMBERED = 10_000
 
 
@@ -66,15 +68,15 @@ class Callers:
     def __init__(self) -> None:
         self._known: dict[str, tuple[Caller, float]] = {}
 
-    def recall(self, secret: str) -> Caller | None:
-        """The caller, if the database said so less than `TRUST_S` ago."""
-        caller, until = self._known.get(keys.digest(secret), (None, 0.0))
-        return caller if time.monotonic() < until else None
+    def recall(self, secret: str, trust_s: float | None = None) -> Caller | None:
+        """The caller, if the database said so less than `trust_s` ago (default: `TRUST_S`)."""
+        caller, said_at = self._known.get(keys.digest(secret), (None, 0.0))
+        return caller if time.monotonic() - said_at < (TRUST_S if trust_s is None else trust_s) else None
 
     def remember(self, secret: str, caller: Caller) -> None:
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
-        self._known[keys.digest(secret)] = (caller, time.monotonic() + TRUST_S)
+        self._known[keys.digest(secret)] = (caller, time.monotonic())
 
     def forget(self) -> None:
         """Ask the database for everybody again: a key was revoked through this process."""

@@ -7,16 +7,18 @@ reason.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import sys
 import time
-import traceback
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from s2d.atomic import write_atomic
 from s2d.errors import S2DError
+from s2d.observe import OFF, Attributes, ObserveSettings, open_tracing, set_up
 from s2d.plan.document import Stage, Training
 from s2d.plan.flops import Compute
 from s2d.runner.events import read_events
@@ -26,24 +28,52 @@ from s2d.runner.task import EXIT_INTERRUPTED, StageError, StageResult, StageTask
 from s2d.stages.checkpoints import MANIFEST
 from s2d.stages.runtime import Interrupted, StageRuntime
 
+_log = logging.getLogger("s2d.stages")
+
 #: What a stage does, given its surroundings.
 Entry = Callable[[StageRuntime], StageResult]
+
+
+def program(arguments: list[str], entry: Callable[[Stage], Entry] | None = None) -> int:
+    """`main` as a process of its own: with logs that tell the job, and a span that goes on with the job's trace."""
+    task = _task(arguments)
+    settings = ObserveSettings()
+    set_up(settings, "stage", job_id=task.job_dir.name, epoch=task.epoch, stage=task.stage)
+    # One span for a stage, however many processes it has.
+    tracing = open_tracing(settings, "s2d-stage") if _rank() == 0 else OFF
+    about: Attributes = {"s2d.job.id": task.job_dir.name, "s2d.stage": task.stage, "s2d.attempt": task.attempt}
+    with (
+        closing(tracing),
+        tracing.span("stage process", parent=os.environ.get("TRACEPARENT"), attributes=about) as span,
+    ):
+        status = main(arguments, entry)
+        span.set({"process.exit.code": status})
+        if status == 1:
+            span.fail("The stage failed; its log has the reason.")
+    return status
 
 
 def main(arguments: list[str], entry: Callable[[Stage], Entry] | None = None) -> int:
     """Args:
     entry: chooses what to do for a stage; None: the algorithms of this room."""
-    task = StageTask.model_validate_json(Path(arguments[0]).read_text())
-    rank = int(os.environ.get("RANK", "0"))
+    task = _task(arguments)
     try:
-        _run(StageRuntime(task, rank), entry or _entry)
+        _run(StageRuntime(task, _rank()), entry or _entry)
     except (Interrupted, Superseded):
         return EXIT_INTERRUPTED
     except Exception as err:
-        traceback.print_exc()
+        _log.exception("%s failed", task.stage)
         _fail(JobLayout(task.job_dir).stage(task.stage), err)
         return 1
     return 0
+
+
+def _task(arguments: list[str]) -> StageTask:
+    return StageTask.model_validate_json(Path(arguments[0]).read_text())
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
 
 
 def _run(runtime: StageRuntime, entry: Callable[[Stage], Entry]) -> None:
@@ -135,4 +165,4 @@ def _code(err: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(program(sys.argv[1:]))

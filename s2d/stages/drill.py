@@ -26,7 +26,7 @@ from s2d.plan.document import Evaluate, Grpo, Select, Stage, TeacherRollouts, Tr
 from s2d.plan.graph import labels_read
 from s2d.rollouts.stored import RolloutStore, StoredRollout
 from s2d.runner.task import GateResult, StageResult
-from s2d.stages.__main__ import Entry, main
+from s2d.stages.__main__ import Entry, program
 from s2d.stages.checkpoints import newest_valid, seal
 from s2d.stages.datasets import training_order
 from s2d.stages.labels import check_account
@@ -180,4 +180,4 @@ def _result(runtime: StageRuntime, **values: Any) -> StageResult:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], entry))
+    sys.exit(program(sys.argv[1:], entry))

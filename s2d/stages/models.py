@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from s2d.errors import StageFailure
 from s2d.plan.document import Plan, Prompting
 from s2d.plan.graph import BASE_MODELS
-from s2d.rollouts.prompting import prompted
+from s2d.rollouts.prompting import prompted_once
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -40,10 +40,7 @@ def tokenizer_of(plan: Plan, model: str, place: str) -> PreTrainedTokenizerBase:
         return tokenizer
     if not isinstance(tokenizer.chat_template, str):
         raise StageFailure(f"The plan adds to every prompt, and {place} has no chat template to add to.", code="model")
-    added = prompted("", plan.prompt)
-    # A student of an earlier job, used as a base, has it already.
-    if not tokenizer.chat_template.startswith(added):
-        tokenizer.chat_template = added + tokenizer.chat_template
+    tokenizer.chat_template = prompted_once(tokenizer.chat_template, plan.prompt)
     return tokenizer
 
 

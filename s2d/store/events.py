@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from s2d.events import NewEvent
+from s2d.events import EventType, NewEvent
 from s2d.store.database import db_now
 from s2d.store.tables import EventRow, JobRow
 
@@ -48,3 +48,27 @@ def since(session: Session, job_id: str, after: int, limit: int) -> Sequence[Eve
     """Up to `limit` events with a number greater than `after`, oldest first."""
     query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after)
     return session.scalars(query.order_by(EventRow.seq).limit(limit)).all()
+
+
+def metrics_at(session: Session, job_id: str, steps: Collection[int]) -> dict[tuple[str | None, int | None], Any]:
+    """The metrics of these steps by (stage, step); the newest where a resumed stage went through a step again."""
+    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.type == "metrics", EventRow.step.in_(steps))
+    return {(row.stage, row.step): row.data["metrics"] for row in session.scalars(query.order_by(EventRow.seq))}
+
+
+def latest(
+    session: Session, job_id: str, *, before: int | None, limit: int, kind: EventType | None = None
+) -> tuple[Sequence[EventRow], bool]:
+    """Up to `limit` events with a number less than `before`, newest first, and whether there are older ones.
+
+    Args:
+        before: None: from the end.
+        kind: only events of this type.
+    """
+    query = select(EventRow).where(EventRow.job_id == job_id)
+    if before is not None:
+        query = query.where(EventRow.seq < before)
+    if kind is not None:
+        query = query.where(EventRow.type == kind)
+    rows = session.scalars(query.order_by(EventRow.seq.desc()).limit(limit + 1)).all()
+    return rows[:limit], len(rows) > limit

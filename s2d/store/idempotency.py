@@ -16,7 +16,7 @@ def recall(session: Session, scope: str, key: str, request_hash: str) -> str | N
     Raises:
         Conflict: the key was used for another request.
     """
-    row = session.get(IdempotencyRow, (_own(session, scope), key))
+    row = session.get(IdempotencyRow, (own_scope(session, scope), key))
     if row is None:
         return None
     if row.request_hash != request_hash:
@@ -29,13 +29,17 @@ def recall(session: Session, scope: str, key: str, request_hash: str) -> str | N
 
 def remember(session: Session, scope: str, key: str, request_hash: str, resource_id: str) -> None:
     row = IdempotencyRow(
-        scope=_own(session, scope), key=key, request_hash=request_hash, resource_id=resource_id, created_at=db_now()
+        scope=own_scope(session, scope),
+        key=key,
+        request_hash=request_hash,
+        resource_id=resource_id,
+        created_at=db_now(),
     )
     session.add(row)
     session.flush()
 
 
-def _own(session: Session, scope: str) -> str:
+def own_scope(session: Session, scope: str) -> str:
     """Two tenants may choose the same key. The first tenant's scopes are named as before there were others."""
     tenant = tenant_of(session)
     return scope if tenant == DEFAULT_TENANT else f"{tenant}:{scope}"

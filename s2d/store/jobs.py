@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from s2d.errors import FAILURE_CODES, Conflict, NotFound
+from s2d.errors import FAILURE_CODES, Changed, Conflict, NotFound
 from s2d.events import NewEvent
+from s2d.observe import current_traceparent, span
 from s2d.store import events, outbox
 from s2d.store.database import db_now
 from s2d.store.events import LeaseLost
@@ -27,6 +28,11 @@ class Claim:
     job_id: str
     epoch: int
     attempt: int
+    traceparent: str | None = None
+
+
+#: The versions of a job in one of which a user wants it to be still; None: in any.
+Expected = frozenset[str] | None
 
 
 class Moved(NamedTuple):
@@ -37,8 +43,15 @@ class Moved(NamedTuple):
     epoch: int
 
 
-def create(session: Session, *, plan_id: str, file_id: str, name: str | None) -> JobRow:
-    """A queued job and, in the same transaction, the message that will make a worker look at it."""
+@span("create job", kind="producer")
+def create(
+    session: Session, *, plan_id: str, file_id: str, name: str | None, request: dict[str, Any] | None = None
+) -> JobRow:
+    """A queued job and, in the same transaction, the message that will make a worker look at it.
+
+    Args:
+        request: what a client of the OpenAI surface sent.
+    """
     row = JobRow(
         id=new_id("job"),
         name=name,
@@ -46,6 +59,8 @@ def create(session: Session, *, plan_id: str, file_id: str, name: str | None) ->
         file_id=file_id,
         state="queued",
         progress={},
+        request=request,
+        traceparent=current_traceparent(),
         created_at=db_now(),
     )
     session.add(row)
@@ -54,6 +69,11 @@ def create(session: Session, *, plan_id: str, file_id: str, name: str | None) ->
     outbox.add(session, row.id)
     session.refresh(row)
     return row
+
+
+def version(row: JobRow) -> str:
+    """Changes whenever anything changes that a user can see of the job: each such change is an event too."""
+    return f"{row.epoch}-{row.last_seq}"
 
 
 def get(session: Session, job_id: str) -> JobRow:
@@ -87,7 +107,7 @@ def claim(session: Session, job_id: str, worker: str, lease_s: float) -> Claim |
             lease_expires_at=db_now() + lease_s,
             available_at=None,
         )
-        .returning(JobRow.epoch, JobRow.attempt, JobRow.started_at)
+        .returning(JobRow.epoch, JobRow.attempt, JobRow.started_at, JobRow.traceparent)
     )
     row = session.execute(query).one_or_none()
     if row is None:
@@ -96,7 +116,7 @@ def claim(session: Session, job_id: str, worker: str, lease_s: float) -> Claim |
         session.execute(update(JobRow).where(JobRow.id == job_id).values(started_at=db_now()))
     event = _state_event("running", worker=worker, attempt=row.attempt, epoch=row.epoch)
     events.append(session, job_id, row.epoch, [event])
-    return Claim(job_id, row.epoch, row.attempt)
+    return Claim(job_id, row.epoch, row.attempt, row.traceparent)
 
 
 def heartbeat(session: Session, claim: Claim, lease_s: float) -> JobState:
@@ -194,13 +214,14 @@ def _settled(current: str, reached: JobState) -> JobState:
     return "paused" if current == "pausing" and reached == "queued" else reached
 
 
-def request_pause(session: Session, job_id: str) -> JobRow:
+def request_pause(session: Session, job_id: str, expected: Expected = None) -> JobRow:
     """Hold the job at once when no worker has it, else ask the worker to. Asking again changes nothing.
 
     Raises:
         NotFound, Conflict: the job has ended, or is being cancelled.
+        Changed: it is in none of the versions that were expected.
     """
-    row = _locked(session, job_id)
+    row = _locked(session, job_id, expected)
     if row.state in ("paused", "pausing"):
         return row
     if row.state in FINAL or row.state == "cancelling":
@@ -208,15 +229,16 @@ def request_pause(session: Session, job_id: str) -> JobRow:
     return _move(session, row, "paused" if row.state == "queued" else "pausing")
 
 
-def request_resume(session: Session, job_id: str) -> JobRow:
+def request_resume(session: Session, job_id: str, expected: Expected = None) -> JobRow:
     """Queue a paused, failed or cancelled job again; it goes on from its last whole checkpoint with all its attempts.
 
     Asking again while it waits or runs changes nothing.
 
     Raises:
         NotFound, Conflict: the job has succeeded, or a worker is still letting it go.
+        Changed: it is in none of the versions that were expected.
     """
-    row = _locked(session, job_id)
+    row = _locked(session, job_id, expected)
     if row.state in ("queued", "running"):
         return row
     if row.state not in sources("queued"):
@@ -226,10 +248,14 @@ def request_resume(session: Session, job_id: str) -> JobRow:
     return _move(session, row, "queued")
 
 
-def _locked(session: Session, job_id: str) -> JobRow:
+def _locked(session: Session, job_id: str, expected: Expected) -> JobRow:
     row = session.execute(select(JobRow).where(JobRow.id == job_id).with_for_update()).scalar_one_or_none()
     if row is None:
         raise NotFound(f"There is no job {job_id!r}.", code="job_not_found", param="job_id")
+    if expected is not None and version(row) not in expected:
+        raise Changed(
+            f"Job {job_id!r} has changed since you saw it; it is {row.state} now. Look again, then ask again."
+        )
     return row
 
 
@@ -242,13 +268,14 @@ def _move(session: Session, row: JobRow, target: JobState) -> JobRow:
     return row
 
 
-def request_cancel(session: Session, job_id: str) -> JobRow:
+def request_cancel(session: Session, job_id: str, expected: Expected = None) -> JobRow:
     """Cancel at once when no worker has it, else ask the worker to. Asking again changes nothing.
 
     Raises:
         NotFound, Conflict: the job is already finished in another way.
+        Changed: it is in none of the versions that were expected.
     """
-    row = _locked(session, job_id)
+    row = _locked(session, job_id, expected)
     if row.state in ("cancelled", "cancelling"):
         return row
     if row.state in FINAL:

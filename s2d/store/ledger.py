@@ -28,6 +28,13 @@ class Spending(NamedTuple):
     labels: int
 
 
+class Use(NamedTuple):
+    """A stage that spent a label, and what for."""
+
+    stage: str
+    role: str
+
+
 def spend(session: Session, claim: Claim, account: Account, role: str, labels: Sequence[str]) -> None:
     """Record these labels as the stage's; asking again for the same stage changes nothing.
 
@@ -66,3 +73,9 @@ def spent(session: Session, job_id: str) -> list[Spending]:
     columns = (LedgerRow.arm, LedgerRow.stage, LedgerRow.role)
     query = select(*columns, func.count()).where(LedgerRow.job_id == job_id).group_by(*columns).order_by(*columns)
     return [Spending(*row) for row in session.execute(query)]
+
+
+def uses(session: Session, job_id: str, label: str) -> list[Use]:
+    """Who has spent one label, in every arm."""
+    query = select(LedgerRow.stage, LedgerRow.role).where(LedgerRow.job_id == job_id, LedgerRow.label_id == label)
+    return [Use(*row) for row in session.execute(query.order_by(LedgerRow.arm))]

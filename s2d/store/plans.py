@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from s2d.errors import NotFound
@@ -34,6 +36,26 @@ def get(session: Session, plan_id: str) -> PlanRow:
     if row is None:
         raise NotFound(f"There is no plan {plan_id!r}.", code="plan_not_found", param="plan")
     return row
+
+
+class Summary(NamedTuple):
+    """What tells one plan from another at a glance: the names of its models as the user gave them, and its seed."""
+
+    teacher: str
+    student: str
+    seed: int
+
+
+def summaries(session: Session, plan_ids: Collection[str]) -> dict[str, Summary]:
+    """By id, without reading whole documents; of every version."""
+    document = PlanRow.document
+    columns = (
+        document["teacher"]["name"].as_string(),
+        document["student"]["name"].as_string(),
+        document["seed"].as_integer(),
+    )
+    query = select(PlanRow.id, *columns).where(PlanRow.id.in_(plan_ids))
+    return {row[0]: Summary(*row[1:]) for row in session.execute(query)}
 
 
 def list_page(session: Session, *, after: str | None, limit: int) -> tuple[Sequence[PlanRow], bool]:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from s2d.errors import NotFound
+from s2d.plan.graph import WORKFLOW
 from s2d.store.database import db_now
 from s2d.store.tables import JobRow, StudentRow
+from s2d.store.tenancy import EVERYBODYS
 
 
-def register(session: Session, *, student_id: str, job_id: str, path: str, arm: str = "workflow") -> StudentRow:
+def id_of(job_id: str, arm: str = WORKFLOW, *, suffix: str | None = None) -> str:
+    """What the student of a job's arm is called: those of the other arms after the workflow's.
+
+    Args:
+        suffix: any text; its ASCII letters and digits become part of the name, so that it is safe in an address.
+    """
+    plain = unicodedata.normalize("NFKD", suffix or "").encode("ascii", "ignore").decode().lower()
+    words = re.findall("[a-z0-9]+", plain)
+    workflow = "-".join(["student", *words, job_id.removeprefix("job_")])
+    return workflow if arm == WORKFLOW else f"{workflow}.{arm}"
+
+
+def register(session: Session, *, student_id: str, job_id: str, path: str, arm: str = WORKFLOW) -> StudentRow:
     """What an arm of the job ended with. A second registration of the same student changes nothing."""
     row = session.get(StudentRow, student_id)
     if row is None:
@@ -24,9 +40,9 @@ def register(session: Session, *, student_id: str, job_id: str, path: str, arm: 
     return row
 
 
-def get(session: Session, student_id: str) -> StudentRow:
+def get(session: Session, student_id: str, *, lock: bool = False) -> StudentRow:
     """Raises NotFound."""
-    row = session.get(StudentRow, student_id)
+    row = session.get(StudentRow, student_id, with_for_update=lock or None)
     if row is None:
         raise NotFound(
             f"There is no model {student_id!r}; GET /v1/models lists the students.",
@@ -38,3 +54,21 @@ def get(session: Session, student_id: str) -> StudentRow:
 
 def list_all(session: Session) -> Sequence[StudentRow]:
     return session.scalars(select(StudentRow).order_by(StudentRow.created_at.desc(), StudentRow.id)).all()
+
+
+def of_job(session: Session, job_id: str) -> Sequence[StudentRow]:
+    """The students of a job's arms; none while it has not succeeded."""
+    return session.scalars(select(StudentRow).where(StudentRow.job_id == job_id).order_by(StudentRow.id)).all()
+
+
+def remove(session: Session, student_id: str) -> tuple[StudentRow, bool]:
+    """Takes it off the list: the row, and whether no other student, of any tenant, has the same weights.
+
+    Raises:
+        NotFound
+    """
+    # Locked, so that of two removals at once the later one finds nothing.
+    row = get(session, student_id, lock=True)
+    session.execute(delete(StudentRow).where(StudentRow.id == student_id))
+    query = select(func.count()).select_from(StudentRow).where(StudentRow.path == row.path)
+    return row, session.scalar(query, execution_options=EVERYBODYS) == 0

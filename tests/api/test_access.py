@@ -9,6 +9,7 @@ import pytest
 from api_testing import assert_problem, every_operation
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import OperationalError
 
 from api.limits import UPLOAD_SLACK
 from s2d.services.context import Context
@@ -66,3 +67,20 @@ def test_the_first_key_is_for_its_owner_alone_and_stored_hashed(client: TestClie
     database = [path for path in Path(settings.state_dir).iterdir() if path.name.startswith("s2d.db")]
     assert database
     assert not any(secret in path.read_bytes() for path in database)
+
+
+def test_a_known_key_is_believed_while_the_database_is_away(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What needs no database goes on; a stranger is still nobody."""
+    assert client.get("/metrics").status_code == 200
+    monkeypatch.setattr("s2d.services.keys.TRUST_S", 0.0)
+
+    def away(*_: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("away"))
+
+    monkeypatch.setattr("api.access.authenticate", away)
+    assert client.get("/metrics").status_code == 200
+    assert_problem(client.get("/metrics", headers={"authorization": "Bearer s2d-new"}), 503, "database_unavailable")
+    monkeypatch.setattr("api.access.TRUST_ALONE_S", 0.0)
+    assert_problem(client.get("/metrics"), 503, "database_unavailable")

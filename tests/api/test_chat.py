@@ -135,7 +135,7 @@ def test_nobody_is_answered_who_has_left(
             cancelled.set()
             raise
 
-    monkeypatch.setattr(service, "stream" if stream else "complete", endless)
+    monkeypatch.setattr(service, "stream" if stream else "answer", endless)
     body = {"model": "team/student", "messages": QUESTION, "stream": stream}
     with pytest.raises(httpx.ReadTimeout):
         http.post("/v1/chat/completions", json=body, timeout=1)

@@ -16,6 +16,7 @@ from api_testing import assert_problem
 from api.native import events as module
 from s2d.events import NewEvent
 from s2d.services.context import Context
+from s2d.services.tails import BATCH
 from s2d.store import jobs
 
 
@@ -109,10 +110,10 @@ def test_a_stream_goes_on_where_it_broke_off(remote: httpx.Client, ctx: Context,
 
 
 def test_a_long_history_comes_whole(remote: httpx.Client, ctx: Context, claim: jobs.Claim) -> None:
-    tell(ctx, claim, *map(str, range(2 * module._BATCH - 3)))
+    tell(ctx, claim, *map(str, range(2 * BATCH - 3)))
     finish(ctx, claim)
     ids = [frame.get("id") for frame in frames(remote.get(address(claim), headers=SSE))]
-    assert ids == [*map(str, range(1, 2 * module._BATCH + 1)), None]
+    assert ids == [*map(str, range(1, 2 * BATCH + 1)), None]
 
 
 @pytest.mark.parametrize("last", ["-1", "x", "1.5", str(2**40)])
@@ -124,7 +125,6 @@ def test_bad_positions(remote: httpx.Client, claim: jobs.Claim, last: str) -> No
 def test_a_silent_stream_sends_comments(
     remote: httpx.Client, claim: jobs.Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "POLL_S", 0.05)
     monkeypatch.setattr(module, "HEARTBEAT_S", 0.1)
     with remote.stream("GET", address(claim), headers=SSE | {"last-event-id": "2"}) as response:
         seen = frames(response)

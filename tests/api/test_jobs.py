@@ -227,4 +227,5 @@ def test_models_are_the_students(client: TestClient, ctx: Context, job: Job) -> 
         "created": 0,
         "owned_by": "s2d",
         "job": job["id"],
+        "arm": "workflow",
     }

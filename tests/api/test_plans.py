@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from s2d.plan.document import Plan
 from s2d.services.context import Context
 from s2d.store.database import db_now
-from s2d.store.tables import PlanRow
+from s2d.store.tables import PlanRow, PlanTenantRow
 
 BUDGET = PLAN | {"labeled_budget": 1000}
 
@@ -88,5 +88,7 @@ def test_a_plan_of_an_older_version_is_named_and_stands_in_nobodys_way(client: T
     made = client.post("/v1/plans", json=BUDGET).json()
     with ctx.db.begin() as session:
         session.add(PlanRow(id="plan_old", document={"schema_version": "s2d.plan/1"}, created_at=db_now()))
+        session.flush()
+        session.add(PlanTenantRow(plan_id="plan_old", tenant="default"))
     assert [plan["id"] for plan in client.get("/v1/plans").json()["data"]] == [made["id"]]
     assert_problem(client.get("/v1/plans/plan_old"), 400, "plan_outdated")

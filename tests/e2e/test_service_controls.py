@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -15,13 +16,17 @@ from service_testing import Client, start
 from sqlalchemy import select
 from tiny import SHORT
 
+from s2d.data.rows import read_rows
 from s2d.demo.task import write_jsonl
 from s2d.plan.document import Control, Plan, load_plan
+from s2d.rollouts.prompts import render
 from s2d.runner.layout import JobLayout
 from s2d.runner.ledger import Ledger, Spent
 from s2d.runner.local import run_plan
+from s2d.stages.models import tokenizer_of
 from s2d.store.database import Database
 from s2d.store.tables import LedgerRow
+from s2d.verifiers.pool import GradingPool
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -39,9 +44,16 @@ STEPS: dict[str, dict[str, Any]] = {
 OPTIONS: dict[str, Any] = {
     "controls": get_args(Control),
     "compute_matched": True,
+    "prompt": {"suffix": " Go:"},
     "stages": {name: {**given, **STEPS.get(name, {})} for name, given in SHORT["stages"].items()},
     "gates": {"c2": {"max_kl": 1e-6, "prompts": 8}},
 }
+
+
+MATCHED = tuple(f"{name}_compute" for name in ("direct_grpo", "raw_teacher_bridge", "opd_only", "warmup_only"))
+COMPARED = ["base", "direct_grpo", "workflow"]
+#: Of each arm.
+ANSWERS = 2
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,9 @@ class Both:
     report: dict[str, Any]
     labels: list[dict[str, Any]]
     database: list[Spent]
+    models: list[dict[str, Any]]
+    compared: dict[str, Any]
+    rows: Path
     service: JobLayout
     local: JobLayout
 
@@ -78,8 +93,13 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
         shown = client.wait(job, "succeeded", patience_s=PATIENCE_S)
         report = client.http.get(f"/jobs/{job}/report").json()
         labels = client.http.get(f"/jobs/{job}/labels").json()["data"]
+        models = client.http.get("/models").json()["data"]
         database, layout = spent(service.settings.database, job), JobLayout(service.settings.job_dir(job))
-    return Both(plan, shown, report, labels, database, layout, JobLayout(root / "local"))
+        label = next(entry.label for entry in database if entry.role == "teacher_rl")
+        question = {"job": job, "row": label, "arms": COMPARED, "n": ANSWERS, "seed": 1}
+        compared = client.http.post("/compare", json=question, timeout=PATIENCE_S).json()
+    rows = root / "local" / "rows.jsonl"
+    return Both(plan, shown, report, labels, database, models, compared, rows, layout, JobLayout(root / "local"))
 
 
 def spent(url: str, job: str) -> list[Spent]:
@@ -107,8 +127,7 @@ def test_every_stage_of_the_plan_has_succeeded(both: Both) -> None:
 
 def test_every_arm_has_the_same_accuracy_updates_labels_and_flops(both: Both) -> None:
     arms = {arm["model"]: arm for arm in both.report["arms"]}
-    matched = {f"{name}_compute" for name in ("direct_grpo", "raw_teacher_bridge", "opd_only", "warmup_only")}
-    assert set(arms) >= {"base_teacher", "rl_teacher", "base_student", "rl_student", *get_args(Control), *matched}
+    assert set(arms) >= {"base_teacher", "rl_teacher", "base_student", "rl_student", *get_args(Control), *MATCHED}
     told = {"avg_at_k", "low", "high", "updates", "labels_used", "flops"}
     assert all(told <= set(arm) for arm in arms.values())
     assert without_time(arms.values()) == without_time(both.local_report["arms"])
@@ -136,3 +155,31 @@ def test_the_ledgers_are_equal_entry_by_entry(both: Both) -> None:
     assert in_order(both.database) == in_order(entries)
     assert both.report["ledger"] == both.local_report["ledger"]
     assert in_order(both.labels) == in_order(both.local_report["ledger"])
+
+
+def test_every_arm_has_left_a_student(both: Both) -> None:
+    first = both.shown["student"]
+    others = ("base", *get_args(Control), *MATCHED)
+    assert {model["id"]: model["arm"] for model in both.models} == {
+        first: "workflow",
+        **{f"{first}.{arm}": arm for arm in others},
+    }
+    assert both.models[0]["id"] == first, "who takes the newest takes no control"
+
+
+def test_the_arms_are_asked_the_same_labeled_row_as_in_the_evaluation(both: Both) -> None:
+    row = both.compared["row"]
+    (known,) = [one for one in read_rows(both.rows) if one.id == row["id"]]
+    assert (row["line"], row["answer"], row["role"]) == (known.line, known.answer, "teacher_rl")
+    assert [arm["arm"] for arm in both.compared["arms"]] == COMPARED
+    prompt = render(known, tokenizer_of(both.plan, "base_student", both.plan.student.name))
+    for arm in both.compared["arms"]:
+        assert arm["error"] is None
+        assert arm["usage"]["prompt_tokens"] == ANSWERS * len(prompt.ids), "with the plan's suffix, the base too"
+        pairs = [(answer["text"], str(known.answer)) for answer in arm["answers"]]
+        with GradingPool(both.plan.verifier) as pool:
+            rewards = [grade.reward for grade in pool.grade(pairs)]
+        assert [answer["reward"] for answer in arm["answers"]] == rewards
+        assert len(rewards) == ANSWERS
+    seen = {arm["arm"]: arm["label_seen_by"] for arm in both.compared["arms"]}
+    assert seen == {"base": [], "direct_grpo": ["direct_grpo_1", "direct_grpo_2"], "workflow": ["teacher_rl"]}

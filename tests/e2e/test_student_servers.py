@@ -15,7 +15,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from s2d.errors import InvalidRequest
-from s2d.serve import Forwarder, Lease, ServeSettings, StudentServers
+from s2d.serve import Forwarder, Lease, Limits, ServeSettings, StudentServers
 
 QUESTION = [{"role": "user", "content": "2+2?"}]
 #: Never a special token, so that an answer is as long as asked for and all of it is content.
@@ -45,11 +45,8 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def ask(servers: StudentServers, random_student: Path) -> Callable[[Ask], Any]:
     def run(call: Ask) -> Any:
         async def main() -> Any:
-            forwarder = Forwarder(answer_timeout_s=120)
-            try:
-                return await call(forwarder, await servers.acquire_async("team/student", random_student))
-            finally:
-                await forwarder.aclose()
+            forwarder = Forwarder(Limits(10, 120, 120, 120))
+            return await call(forwarder, await servers.acquire_async("team/student", random_student))
 
         return asyncio.run(main())
 
@@ -58,6 +55,11 @@ def ask(servers: StudentServers, random_student: Path) -> Callable[[Ask], Any]:
 
 def body(**more: Any) -> dict[str, Any]:
     return {"model": "team/student", "messages": QUESTION, "max_tokens": 5, **ENDLESS, **more}
+
+
+async def whole(forwarder: Forwarder, lease: Lease, **more: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(await forwarder.complete(lease, body(**more)))
+    return answer
 
 
 async def payloads(events: AsyncIterator[bytes]) -> AsyncIterator[str]:
@@ -73,7 +75,7 @@ def server_processes(lease: Lease) -> list[psutil.Process]:
 
 
 def test_a_completion_is_what_a_strict_client_accepts(ask: Callable[[Ask], Any]) -> None:
-    reply = ask(lambda forwarder, lease: forwarder.complete(lease, body(temperature=0)))
+    reply = ask(lambda forwarder, lease: whole(forwarder, lease, temperature=0))
     parsed = ChatCompletion.model_validate(reply, strict=True)
     assert parsed.model == "team/student"
     assert parsed.choices[0].finish_reason == "length"
@@ -87,7 +89,7 @@ def test_stream_and_completion_agree(ask: Callable[[Ask], Any]) -> None:
 
     async def both(forwarder: Forwarder, lease: Lease) -> tuple[dict[str, Any], list[str]]:
         events = [data async for data in payloads(await forwarder.stream(lease, options))]
-        return await forwarder.complete(lease, body(temperature=0)), events
+        return await whole(forwarder, lease, temperature=0), events
 
     whole, (*events, done) = ask(both)
     *chunks, usage = [ChatCompletionChunk.model_validate(json.loads(data), strict=True) for data in events]
@@ -103,7 +105,9 @@ def test_stream_and_completion_agree(ask: Callable[[Ask], Any]) -> None:
 def test_sampling_is_sampling_and_a_seed_repeats_it(ask: Callable[[Ask], Any]) -> None:
     async def texts(forwarder: Forwarder, lease: Lease) -> list[str]:
         bodies = [body(max_tokens=30), body(max_tokens=30), body(max_tokens=30, seed=7), body(max_tokens=30, seed=7)]
-        return [(await forwarder.complete(lease, each))["choices"][0]["message"]["content"] for each in bodies]
+        return [
+            json.loads(await forwarder.complete(lease, each))["choices"][0]["message"]["content"] for each in bodies
+        ]
 
     one, other, seeded, again = ask(texts)
     assert one != other
@@ -120,16 +124,16 @@ def test_the_context_is_a_limit(ask: Callable[[Ask], Any], random_student: Path)
 
 def test_without_a_limit_an_answer_fills_the_context_exactly(ask: Callable[[Ask], Any], random_student: Path) -> None:
     context = json.loads((random_student / "config.json").read_text())["max_position_embeddings"]
-    reply = ask(lambda forwarder, lease: forwarder.complete(lease, body(max_tokens=None)))
+    reply = ask(lambda forwarder, lease: whole(forwarder, lease, max_tokens=None))
     assert reply["usage"]["total_tokens"] == context
 
 
 def test_a_stop_sequence_is_not_in_the_answer(ask: Callable[[Ask], Any]) -> None:
     async def stopped(forwarder: Forwarder, lease: Lease) -> tuple[str, str, dict[str, Any]]:
         options = {"temperature": 0, "max_tokens": 60}
-        free = (await forwarder.complete(lease, body(**options)))["choices"][0]["message"]["content"]
+        free = (await whole(forwarder, lease, **options))["choices"][0]["message"]["content"]
         stop = next(character for character in free[1:] if character.isascii() and character.isprintable())
-        return free, stop, (await forwarder.complete(lease, body(stop=stop, **options)))["choices"][0]
+        return free, stop, (await whole(forwarder, lease, stop=stop, **options))["choices"][0]
 
     free, stop, choice = ask(stopped)
     assert choice["message"]["content"] == free[: free.index(stop)]
@@ -150,5 +154,5 @@ def test_a_server_killed_mid_stream_ends_in_an_error_and_is_started_again(
 
     *_, last = ask(killed)
     assert json.loads(last)["error"]["code"] == "student_server_died"
-    assert ask(lambda forwarder, lease: forwarder.complete(lease, body()))["usage"]["completion_tokens"] == 5
+    assert ask(whole)["usage"]["completion_tokens"] == 5
     assert servers.running() == ["team/student"]

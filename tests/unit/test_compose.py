@@ -76,8 +76,8 @@ def test_build_targets_are_stages_of_the_dockerfile(name: str) -> None:
 
 
 def test_only_the_worker_image_has_the_training_libraries() -> None:
-    assert "'.[postgres]'" in DOCKERFILE
-    assert "'.[train,postgres]'" in DOCKERFILE
+    assert "'.[postgres,otel]'" in DOCKERFILE
+    assert "'.[train,postgres,otel]'" in DOCKERFILE
     for target in OURS:
         assert f"COPY --from=build-{target} " in DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
 
@@ -96,12 +96,13 @@ def test_the_api_command_starts_uvicorn_on_our_app() -> None:
 
 def test_the_worker_command_is_one_that_celery_understands() -> None:
     python, module, package, *rest = command("worker")
-    assert (python, module, package, *rest[:3]) == ("python", "-m", "celery", "-A", "worker.celery_app", "worker")
+    assert (python, module, package, *rest[:2]) == ("python", "-m", "celery", "-A", "worker.celery_app")
+    assert rest[2:4] == ["--quiet", "worker"]
     assert importlib.util.find_spec("worker.celery_app") is not None
     from celery.bin.worker import worker
 
     helped = CliRunner().invoke(worker, ["--help"], obj=None)
-    for option in rest[3:]:
+    for option in rest[4:]:
         assert option.split("=")[0] in helped.output
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2d.data import IngestReport, Limits, Row, ingest, read_rows, summarize
+from s2d.data import IngestReport, Limits, Row, find_row, ingest, read_rows, summarize
 from s2d.errors import InvalidData, TooLarge
 
 
@@ -341,3 +341,16 @@ def test_a_file_of_rows_that_was_tampered_with_names_the_line(out: Path) -> None
     out.write_bytes(out.read_bytes() + b'{"id": "zz"}\n')
     with pytest.raises(InvalidData, match=r"rows\.jsonl, line 2: not a row"):
         list(read_rows(out))
+
+
+def test_a_row_is_found_by_its_line_and_by_its_id_and_by_nothing_else(out: Path) -> None:
+    tricky = {"problem": 'What ends in ,"line":1}', "answer": 'x ,"line":2}'}
+    _, rows = take(
+        jsonl(GOOD, {"no": "problem"}, tricky, {"problem": "unlabeled"}, *({"problem": f"p{n}"} for n in range(9))), out
+    )
+    assert [row.line for row in rows][:3] == [1, 3, 4]
+    for row in rows:
+        assert find_row(out, line=row.line) == find_row(out, row_id=row.id) == row
+    assert find_row(out, line=2) is None
+    assert find_row(out, line=14) is None
+    assert find_row(out, row_id="0" * 32) is None

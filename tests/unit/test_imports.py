@@ -14,17 +14,18 @@ HEAVY = ("torch", "transformers", "trl", "datasets", "accelerate", "vllm", "matp
 
 #: Room -> rooms of s2d that it may import. `errors`, `events`, `atomic` and `settings` are not rooms.
 ALLOWED = {
+    "observe": set(),
     "verifiers": set(),
     "data": {"verifiers"},
     "plan": {"verifiers"},
-    "store": {"plan"},
+    "store": {"observe", "plan"},
     "rollouts": {"data", "plan"},
-    "runner": {"data", "plan"},
+    "runner": {"data", "observe", "plan"},
     "evaluate": {"data", "plan", "rollouts", "verifiers"},
-    "stages": {"data", "evaluate", "plan", "rollouts", "runner", "verifiers"},
+    "stages": {"data", "evaluate", "observe", "plan", "rollouts", "runner", "verifiers"},
     "report": {"data", "evaluate", "plan", "runner"},
     "serve": set(),
-    "services": {"data", "plan", "serve", "store"},
+    "services": {"data", "plan", "serve", "store", "verifiers"},
     "demo": set(),
     "embedded": {"serve"},
     "cli": {"data", "demo", "embedded", "plan", "runner", "services", "report", "store"},

@@ -64,6 +64,10 @@ def test_sampling_follows_the_request_then_the_model_and_never_transformers_defa
     generation = json.loads(fit(student, ask("x"))["generation_config"])
     assert generation == {"temperature": 1.0, "top_p": 0.9, "top_k": 0, "eos_token_id": 0, "do_sample": True}
     assert json.loads(fit(student, ask("x", temperature=0))["generation_config"])["do_sample"] is False
+    asked = fit(student, ask("x", top_k=20, min_p=0.1))
+    assert json.loads(asked["generation_config"]) == {**generation, "top_k": 20, "min_p": 0.1}
+    assert not asked.keys() & {"top_k", "min_p"}, "that server refuses fields that it does not know"
+    assert json.loads(fit(student, ask("x", top_k=-1))["generation_config"])["top_k"] == 0
 
 
 def test_what_the_chat_template_refuses_is_the_callers_error(student: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2d.errors import InvalidRequest, S2DError, Unavailable
-from s2d.serve import Forwarder, Lease
-from s2d.serve.engine import PLAIN_FIELDS, VllmEngine
+from s2d.serve import TEXT, Forwarder, Lease, Limits
+from s2d.serve.engine import PLAIN_FIELDS, PLAIN_TEXT_FIELDS, VllmEngine
 from s2d.serve.reply import StopCut, StudentFailed
 
 T = TypeVar("T")
@@ -26,19 +27,21 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 class KeepsStop(VllmEngine):
     fields = PLAIN_FIELDS
+    text_fields = PLAIN_TEXT_FIELDS
     keeps_stop = True
 
 
 class Upstream:
     """Answers one request with the given parts and then closes the connection."""
 
-    def __init__(self, status: int, parts: list[bytes], stay: bool = False) -> None:
+    def __init__(self, status: int, parts: list[bytes], stay: bool = False, model: str = "inner") -> None:
         self.request: dict[str, Any] = {}
         self.released = 0
         self.client_left = asyncio.Event()
         self._head = f"HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         self._parts = parts
         self._stay = stay
+        self._model = model
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -57,7 +60,7 @@ class Upstream:
         def release() -> None:
             self.released += 1
 
-        return Lease("student", Path("/x"), engine, f"http://127.0.0.1:{port}", "inner", release)
+        return Lease("student", Path("/x"), engine, f"http://127.0.0.1:{port}", self._model, release)
 
 
 def sse(*chunks: Any) -> bytes:
@@ -79,12 +82,11 @@ def against(
 ) -> T:
     async def run() -> T:
         server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
-        forwarder = Forwarder(answer_timeout_s=5)
+        forwarder = Forwarder(Limits(5, 5, 5, 30))
         lease = upstream.lease(server.sockets[0].getsockname()[1], engine or VllmEngine(Path("python"), 0.9))
         try:
             return await call(forwarder, lease)
         finally:
-            await forwarder.aclose()
             server.close()
 
     return asyncio.run(run())
@@ -102,7 +104,7 @@ def streamed(upstream: Upstream, engine: VllmEngine | None = None, **options: An
 
 def completed(upstream: Upstream, engine: VllmEngine | None = None, **options: Any) -> dict[str, Any]:
     try:
-        return against(upstream, lambda forwarder, lease: forwarder.complete(lease, ASK | options), engine)
+        return json.loads(against(upstream, lambda forwarder, lease: forwarder.complete(lease, ASK | options), engine))
     finally:
         assert upstream.released == 1
 
@@ -116,6 +118,66 @@ def test_a_stream_carries_the_students_name_and_ends_with_done() -> None:
     assert {c["model"] for c in chunks} == {"student"}
     assert all("usage" not in c for c in chunks)
     assert upstream.request == ASK | {"model": "inner", "stream": True, "n": 1}
+
+
+def passed(parts: list[bytes], **options: Any) -> bytes:
+    """The bytes of a stream from a server that has the student under its own name."""
+
+    async def call(forwarder: Forwarder, lease: Lease) -> bytes:
+        return b"".join([event async for event in await forwarder.stream(lease, ASK | options)])
+
+    return against(Upstream(200, parts, model="student"), call)
+
+
+@given(cuts=st.lists(st.integers(0, 500), max_size=8))
+def test_what_is_openais_already_passes_unread_however_it_comes(cuts: list[int]) -> None:
+    sent = sse(chunk(ROLE), text("a\u2028\x85b"), text('data: {"error"'), chunk(END, usage=USAGE), "[DONE]")
+    edges = [0, *sorted(min(cut, len(sent)) for cut in cuts), len(sent)]
+    assert passed([*(sent[a:b] for a, b in pairwise(edges) if a < b), b""]) == sent
+
+
+@pytest.mark.parametrize(
+    ("sent", "whole", "code"),
+    [
+        (sse(text("a"), text("b"))[:-9], sse(text("a")), "student_server_died"),  # in the middle of an event
+        (sse(text("a")), sse(text("a")), "student_server_died"),
+        (
+            sse(text("a"), {"error": {"message": "out of memory", "code": 500}}, "[DONE]"),
+            sse(text("a")),
+            "student_failed",
+        ),
+        (sse({"error": {"message": "out of memory"}}, "[DONE]"), b"", "student_failed"),
+    ],
+)
+@pytest.mark.parametrize("end", [[b""], []])
+def test_an_answer_that_breaks_off_unread_ends_with_one_error_and_no_done(
+    sent: bytes, whole: bytes, code: str, end: list[bytes]
+) -> None:
+    got = passed([sent, *end])
+    assert got.startswith(whole)
+    (last,) = got[len(whole) :].decode().strip().split("\n\n")
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert error["code"] == code
+    assert ("out of memory" in error["message"]) == (code == "student_failed")
+
+
+def test_a_whole_answer_passes_unread() -> None:
+    sent = b'{"choices": [],   "model": "student"}'
+    upstream = Upstream(200, [sent, b""], model="student")
+    assert against(upstream, lambda forwarder, lease: forwarder.complete(lease, ASK)) == sent
+
+
+def test_a_completion_without_chat() -> None:
+    upstream = Upstream(200, [json.dumps({"choices": [{"text": "5 END 6", "finish_reason": "length"}]}).encode(), b""])
+    engine = KeepsStop(Path("python"), 0.9)
+    body = {"model": "student", "prompt": "2+3=", "stop": "END", "echo": False}
+    answer = json.loads(against(upstream, lambda forwarder, lease: forwarder.complete(lease, body, TEXT), engine))
+    assert (answer["object"], answer["choices"][0]["text"]) == ("text_completion", "5 ")
+    assert answer["id"].startswith("cmpl-")
+    assert upstream.request == {"model": "inner", "prompt": "2+3=", "stop": "END", "stream": False}
+    with pytest.raises(InvalidRequest) as caught:
+        completed(Upstream(200, []), engine, prompt="2+3=")
+    assert caught.value.param == "prompt"
 
 
 def test_usage_comes_last_without_choices_when_asked_for() -> None:

@@ -57,6 +57,10 @@ class StubEngine:
 
     script: Path
     launches: int = 0
+    memory_gib: float = 0.0
+    key = None
+    text_fields = frozenset[str]()
+    fits_at_once = True
     fields = frozenset[str]()
     keeps_stop = False
 
@@ -64,7 +68,7 @@ class StubEngine:
         self.launches += 1
         port = free_port()
         command = (sys.executable, str(self.script), path.name.split("-")[0], str(port))
-        return Launch(command, {}, self.script.parent, port, model=student_id)
+        return Launch(command, {}, self.script.parent, port, model=student_id, memory_gib=self.memory_gib)
 
     def fit(self, path: Path, body: dict[str, Any]) -> dict[str, Any]:
         return body
@@ -266,3 +270,94 @@ time.sleep(60)
     parent.wait()
     parent.stdout.close()
     assert eventually(lambda: gone(server, child, guard))
+
+
+# --- new weights, memory, death in use ------------------------------------------------------------------------------
+
+
+def test_new_weights_take_over_once_they_answer_and_the_old_server_ends_with_its_last_answer(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool()
+    old = pool.acquire("a", Path("ok-1"))
+    serving = pids(old)
+    meanwhile = pool.acquire("a", Path("slow-2"))
+    assert meanwhile.path == Path("ok-1"), "the old server answers while the new one starts"
+    assert eventually(lambda: renewed(pool, "a", Path("slow-2")))
+    meanwhile.release()
+    time.sleep(1.5)
+    assert pids(old) == serving, "it still works on an answer"
+    old.release()
+    assert eventually(lambda: gone(*serving))
+    assert pool.running() == ["a"]
+
+
+def renewed(pool: StudentServers, student: str, path: Path) -> bool:
+    with pool.acquire(student, path) as lease:
+        return lease.path == path
+
+
+def test_new_weights_that_do_not_start_leave_the_old_server(make_pool: MakePool, engine: StubEngine) -> None:
+    pool = make_pool()
+    with pool.acquire("a", Path("ok")) as lease:
+        serving = pids(lease)
+    for _ in range(3):
+        with pool.acquire("a", Path("crash-2")) as lease:
+            assert lease.path == Path("ok")
+        assert eventually(lambda: not pool._coming)
+    assert not gone(*serving)
+    assert engine.launches == 3, "after two failures it is left alone for a while"
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_without_room_for_two_new_weights_wait_until_the_old_server_is_idle(make_pool: MakePool, busy: bool) -> None:
+    pool = make_pool(max_servers=1)
+    old = pool.acquire("a", Path("ok-1"))
+    serving = pids(old)
+    if not busy:
+        old.release()
+    with pool.acquire("a", Path("ok-2")) as lease:
+        assert lease.path == Path("ok-1" if busy else "ok-2")
+    assert gone(*serving) != busy
+
+
+def test_servers_stay_within_the_memory_that_they_may_take(make_pool: MakePool, engine: StubEngine) -> None:
+    pool = make_pool(max_servers=9, memory_gib=5)
+    engine.memory_gib = 2
+    first, second = (pool.acquire(name, Path("ok")) for name in ("a", "b"))
+    with pytest.raises(Unavailable) as refused:
+        pool.acquire("c", Path("ok"))
+    assert refused.value.code == "students_busy"
+    first.release()
+    pool.acquire("c", Path("ok")).release()
+    assert pool.running() == ["b", "c"]
+    engine.memory_gib = 6
+    with pytest.raises(Unavailable) as refused:
+        pool.acquire("d", Path("ok"))
+    assert refused.value.code == "student_too_large"
+    assert pool.running() == ["b", "c"], "nobody had to go for one that does not fit anyway"
+    second.release()
+
+
+def test_a_server_that_dies_in_use_is_started_again_without_being_asked(
+    make_pool: MakePool, engine: StubEngine
+) -> None:
+    pool = make_pool()
+    with pool.acquire("a", Path("ok")) as lease:
+        server = pids(lease)[0]
+    os.kill(server, signal.SIGKILL)
+    assert eventually(lambda: engine.launches == 2 and pool.running() == ["a"])
+    with pool.acquire("a", Path("ok")) as lease:
+        assert pids(lease)[0] != server
+
+
+def test_a_retired_student_ends_with_its_last_answer(make_pool: MakePool) -> None:
+    pool = make_pool()
+    lease = pool.acquire("a", Path("ok"))
+    serving = pids(lease)
+    pool.retire("a")
+    time.sleep(1.5)
+    assert not gone(*serving)
+    lease.release()
+    assert eventually(lambda: gone(*serving))
+    assert pool.running() == []

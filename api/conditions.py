@@ -1,0 +1,47 @@
+"""Conditional requests (RFC 9110, section 13): `If-Match` for changes, `If-None-Match` for polls."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Header
+
+from s2d.errors import InvalidRequest
+
+_TAGS = re.compile(r'(?:W/)?"[^"]*"')
+
+
+async def if_match(
+    if_match: Annotated[
+        str | None, Header(max_length=1000, description="The ETag that the change is meant for; else it is a 412.")
+    ] = None,
+) -> frozenset[str] | None:
+    """The versions that a change is meant for; None: any.
+
+    Raises:
+        InvalidRequest: not a list of ETags.
+    """
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tags = _TAGS.findall(if_match)
+    if not tags or re.sub(r"[\s,]", "", _TAGS.sub("", if_match)):
+        raise InvalidRequest(f"If-Match {if_match!r} is not a list of ETags, each in double quotes.", param="if-match")
+    # A weak tag says that much may have changed, so it never matches here.
+    return frozenset(tag[1:-1] for tag in tags if not tag.startswith("W/"))
+
+
+def etag(version: str) -> str:
+    return f'"{version}"'
+
+
+def is_known(version: str, if_none_match: str | None) -> bool:
+    """Whether the client has this version already."""
+    known = if_none_match or ""
+    return known.strip() == "*" or etag(version) in (tag.removeprefix("W/") for tag in _TAGS.findall(known))
+
+
+IfMatch = Annotated[frozenset[str] | None, Depends(if_match)]
+IfNoneMatch = Annotated[
+    str | None, Header(max_length=1000, description="The ETag that the client has: then a 304 without a body.")
+]

@@ -1,0 +1,148 @@
+"""One request over a real socket, against servers that answer in every wrong way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s2d.serve.upstream import HIGH_WATER, Gone, Limits, Reply, Slow, post
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+LIMITS = Limits(connect_s=5, first_byte_s=5, silence_s=5, total_s=30)
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def asked(serve: Serve, read: Callable[[Reply], Awaitable[bytes]] = Reply.read, limits: Limits = LIMITS) -> bytes:
+    async def main() -> bytes:
+        async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().split(b"content-length:")[1].split()[0])
+            assert await reader.readexactly(length) == b"{}"
+            try:
+                await serve(reader, writer)
+            except (ConnectionError, asyncio.CancelledError):
+                return  # the client has left, or the test is over
+            writer.close()
+
+        server = await asyncio.start_server(once, "127.0.0.1", 0)
+        try:
+            reply = await post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/x", b"{}", limits)
+            try:
+                return await read(reply)
+            finally:
+                reply.close()
+        finally:
+            server.close()
+
+    return asyncio.run(main())
+
+
+def says(*pieces: bytes, pause_s: float = 0.0) -> Serve:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+
+    return serve
+
+
+@given(
+    body=st.binary(min_size=1, max_size=300), cuts=st.lists(st.integers(0, 400), max_size=6), sizes=st.integers(1, 60)
+)
+@settings(max_examples=30, deadline=None)
+def test_however_an_answer_is_cut_it_is_the_same(body: bytes, cuts: list[int], sizes: int) -> None:
+    """The chunks of HTTP and the pieces of TCP need not agree."""
+    parts = [body[i : i + sizes] for i in range(0, len(body), sizes)]
+    sent = CHUNKED + b"".join(map(chunk, parts)) + b"0\r\n\r\n"
+    edges = [0, *sorted(min(cut, len(sent)) for cut in cuts), len(sent)]
+    assert asked(says(*(sent[a:b] for a, b in pairwise(edges)))) == body
+
+
+def test_an_answer_with_a_length() -> None:
+    assert asked(says(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe", b"llo")) == b"hello"
+
+
+def test_a_provisional_answer_is_not_the_answer() -> None:
+    assert asked(says(b"HTTP/1.1 100 Continue\r\n\r\n", CHUNKED + chunk(b"a") + b"0\r\n\r\n")) == b"a"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [(), (b"HTTP/1.1 200",), (CHUNKED,), (CHUNKED + chunk(b"a"),), (CHUNKED + b"5\r\nab",),
+     (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe",), (b"SSH-2.0-OpenSSH\r\n",), (CHUNKED + b"zz\r\n",)],
+)  # fmt: skip
+def test_what_breaks_off_is_never_taken_for_whole(pieces: tuple[bytes, ...]) -> None:
+    with pytest.raises(Gone):
+        asked(says(*pieces))
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(Gone):
+        asyncio.run(post("http://127.0.0.1:9/v1/x", b"{}", LIMITS))
+
+
+@pytest.mark.parametrize(
+    ("limits", "pieces"),
+    [
+        (Limits(5, 0.2, 5, 30), (b"",)),
+        (Limits(5, 0.2, 5, 30), (CHUNKED,)),  # a status alone is no token
+        (Limits(5, 5, 0.2, 30), (CHUNKED + chunk(b"a"),)),
+        (Limits(5, 5, 5, 0.5), (CHUNKED, *[chunk(b"a")] * 100)),
+    ],
+)
+def test_an_answer_that_takes_too_long_is_ended(limits: Limits, pieces: tuple[bytes, ...]) -> None:
+    began = time.monotonic()
+    with pytest.raises(Slow):
+        asked(says(*pieces, *[b""] * 100, pause_s=0.05), limits=limits)
+    assert time.monotonic() - began < 4
+
+
+def test_a_client_that_does_not_read_holds_the_server_back_and_not_our_memory() -> None:
+    sent = 0
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(CHUNKED)
+        for _ in range(400):
+            writer.write(chunk(b"x" * 100_000))
+            await writer.drain()
+            sent += 100_000
+        writer.write(b"0\r\n\r\n")
+
+    async def read_late(reply: Reply) -> bytes:
+        await asyncio.sleep(0.5)
+        # What the kernel holds comes on top of ours.
+        assert sent < HIGH_WATER + 15_000_000
+        return await reply.read()
+
+    # Silence while nothing is read on purpose is not the server's.
+    assert len(asked(serve, read_late, Limits(5, 5, 0.2, 30))) == 40_000_000
+
+
+def test_closing_early_tells_the_server() -> None:
+    left = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + chunk(b"a"))
+        await reader.read()
+        left.set()
+
+    async def leave(reply: Reply) -> bytes:
+        first = await reply.part()
+        reply.close()
+        async with asyncio.timeout(5):
+            await left.wait()
+        return first
+
+    assert asked(serve, leave) == b"a"
