@@ -2,29 +2,93 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from tiny import labels, plan_for
 from traces import metrics, rewards, weights
 
+from s2d.data.ingest import ingest
 from s2d.events import NewEvent
 from s2d.plan.document import Plan
 from s2d.runner.layout import JobLayout
 from s2d.runner.local import run_plan
+from s2d.runner.pipeline import Outcome, Pipeline
 from s2d.stages.checkpoints import sha256_file
 
-#: Where each training stage is killed, twice: after a step that was saved, and after one that was not.
+#: Where each training stage is killed, twice: when a step was just saved, and after one that was not.
 KILLED_AT = {
-    "teacher_rl": (2, 5), "warmup": (1, 3), "opd": (2, 3), "student_rl": (1, 3), "direct_grpo": (2, 3),
+    "teacher_rl": [("checkpoint", 2), ("metrics", 5)], "warmup": [("metrics", 1), ("metrics", 3)],
+    "opd": [("checkpoint", 2), ("metrics", 3)], "student_rl": [("metrics", 1), ("metrics", 3)],
+    "direct_grpo": [("checkpoint", 2), ("metrics", 3)],
 }  # fmt: skip
+#: A stage that stops in its tracks, once at each place, still there to be killed however late we hear of it.
+STAGE = """
+import json, os, signal, sys
+from pathlib import Path
+from s2d.stages.runtime import StageRuntime
+
+places, done = json.loads(sys.argv[1]), Path(sys.argv[2])
+whole = StageRuntime.emit
+
+def emit(self, kind, message="", *, level="info", step=None, **data):
+    whole(self, kind, message, level=level, step=step, **data)
+    place = f"{self.task.stage} {kind} {step}"
+    if [kind, step] in places.get(self.task.stage, []) and place not in done.read_text().splitlines():
+        done.write_text(done.read_text() + place + "\\n")
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+StageRuntime.emit = emit
+from s2d.stages.__main__ import main
+sys.exit(main(sys.argv[3:]))
+"""
+Places = Mapping[str, Sequence[tuple[str, int]]]
+
+
+class Harm:
+    """A host whose stages stop at certain places, and are killed there after `before` was called."""
+
+    epoch = None
+
+    def __init__(self, places: Places, folder: Path, before: Callable[[], None] = lambda: None) -> None:
+        self.kills: list[tuple[str, str, int]] = []
+        self.seen: list[NewEvent] = []
+        self._places, self._done, self._before = places, folder / "stopped", before
+        self._done.touch()
+
+    def run(self, plan: Plan, upload: Path, out: Path) -> Outcome:
+        out.mkdir()
+        with upload.open("rb") as stream:
+            ingest(stream, out / "rows.jsonl")
+        command = [sys.executable, "-c", STAGE, json.dumps(self._places), str(self._done)]
+        return Pipeline(plan, out / "rows.jsonl", JobLayout(out), self, command=lambda _: command).run()
+
+    def events(self, events: Sequence[NewEvent]) -> None:
+        for event in events:
+            self.seen.append(event)
+            place = (str(event.stage), event.type, event.step or 0)
+            if place[1:] in self._places.get(place[0], []) and place not in self.kills:
+                self.kills.append(place)
+                self._before()
+                os.kill(trainer().pid, signal.SIGKILL)
+
+    def missed(self, layout: Any, stages: Any) -> Any:
+        return ()
+
+    def wish(self) -> Any:
+        return "run"
+
+    def spend(self, account: Any, role: str, labels: Any) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +120,10 @@ def test_killed_twice_in_every_stage_it_ends_with_the_same_weights(
     whole: Path, plan: Plan, upload: Path, tmp_path: Path
 ) -> None:
     """Batches, losses, rewards, labels spent and weights are those of a run that nobody has disturbed."""
-    kills: list[tuple[str, int]] = []
-
-    def harm(event: NewEvent) -> None:
-        place = (str(event.stage), event.step or 0)
-        if event.type == "metrics" and event.step in KILLED_AT[str(event.stage)] and place not in kills:
-            kills.append(place)
-            os.kill(trainer().pid, signal.SIGKILL)
-
-    outcome = run_plan(plan, upload, tmp_path / "harmed", harm)
+    harm = Harm(KILLED_AT, tmp_path)
+    outcome = harm.run(plan, upload, tmp_path / "harmed")
     assert outcome.state == "succeeded", outcome.error
-    assert kills == [(stage, step) for stage, two in KILLED_AT.items() for step in two]
+    assert harm.kills == [(stage, *place) for stage, two in KILLED_AT.items() for place in two]
     assert weights(tmp_path / "harmed") == weights(whole)
     assert metrics(tmp_path / "harmed") == metrics(whole)
     assert (tmp_path / "harmed" / "ledger.jsonl").read_text() == (whole / "ledger.jsonl").read_text()
@@ -77,21 +134,13 @@ def test_killed_twice_in_every_stage_it_ends_with_the_same_weights(
 def test_a_corrupt_checkpoint_is_set_aside_and_the_one_before_is_used(
     whole: Path, plan: Plan, upload: Path, tmp_path: Path
 ) -> None:
-    events: list[NewEvent] = []
-
-    def harm(event: NewEvent) -> None:
-        """Between two steps: the newest checkpoint loses a bit, and the trainer its life."""
-        events.append(event)
-        if (event.type, event.stage, event.step) == ("metrics", "teacher_rl", 5) and not torn:
-            torn.append(True)
-            flip_a_bit(JobLayout(out).stage("teacher_rl") / "checkpoints" / "checkpoint-4" / "model.safetensors")
-            os.kill(trainer().pid, signal.SIGKILL)
-
-    torn: list[bool] = []
+    """Between two steps: the newest checkpoint loses a bit, and the trainer its life."""
     out = tmp_path / "harmed"
-    assert run_plan(teacher_only(plan), upload, out, harm).state == "succeeded"
-    assert [one.message for one in events if one.message.startswith("resuming")] == ["resuming from checkpoint-2"]
     checkpoints = JobLayout(out).stage("teacher_rl") / "checkpoints"
+    places = {"teacher_rl": [("metrics", 5)]}
+    harm = Harm(places, tmp_path, lambda: flip_a_bit(checkpoints / "checkpoint-4" / "model.safetensors"))
+    assert harm.run(teacher_only(plan), upload, out).state == "succeeded"
+    assert [one.message for one in harm.seen if one.message.startswith("resuming")] == ["resuming from checkpoint-2"]
     assert [path.name for path in checkpoints.glob("quarantine-*")] == ["quarantine-0-checkpoint-4"]
     assert sha256_file(out / "models" / "rl_teacher" / "model.safetensors") == weights(whole)["rl_teacher"]
 
