@@ -69,7 +69,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _v1() -> APIRouter:
     v1 = APIRouter(prefix="/v1")
-    for part in (files, plans, jobs, events, models, chat, compare, keys, fine_tuning, graders):
+    # Questions first: the router goes through its parts in order, and these are asked most often.
+    for part in (chat, jobs, events, files, plans, models, compare, keys, fine_tuning, graders):
         v1.include_router(part.router)
     return v1
 

@@ -31,7 +31,7 @@ from s2d.embedded.part import Command, Part
 from s2d.embedded.ports import claim_port, local_url
 from s2d.embedded.service import api_command
 from s2d.serve.engine import VllmEngine
-from s2d.serve.upstream import Limits, post
+from s2d.serve.upstream import Limits, Upstream
 from s2d.services.context import open_context
 from s2d.settings import Settings
 from s2d.store import jobs, keys, students
@@ -66,10 +66,10 @@ class Round:
     cpu_us_per_token: float | None
 
 
-async def ask(target: Target, body: bytes) -> tuple[float, int]:
+async def ask(upstream: Upstream, target: Target, body: bytes) -> tuple[float, int]:
     """Seconds to the first byte, and the tokens of the answer."""
     began = time.perf_counter()
-    reply = await post(f"{target.url}/v1/chat/completions", body, LIMITS, target.key)
+    reply = await upstream.post(f"{target.url}/v1/chat/completions", body, target.key)
     try:
         assert reply.is_success, await reply.read()
         whole = bytearray(await reply.part())
@@ -82,7 +82,7 @@ async def ask(target: Target, body: bytes) -> tuple[float, int]:
     return first, json.loads(whole.rsplit(b"data: ", 2)[1])["usage"]["completion_tokens"]
 
 
-async def one_round(target: Target, streams: int) -> Round:
+async def one_round(upstream: Upstream, target: Target, streams: int) -> Round:
     body = json.dumps(
         {
             "model": STUDENT,
@@ -97,7 +97,7 @@ async def one_round(target: Target, streams: int) -> Round:
     ).encode()
 
     async def stream() -> list[tuple[float, int]]:
-        return [await ask(target, body) for _ in range(ANSWERS[streams])]
+        return [await ask(upstream, target, body) for _ in range(ANSWERS[streams])]
 
     cpu, began = _cpu_s(target), time.perf_counter()
     answers = [answer for some in await asyncio.gather(*(stream() for _ in range(streams))) for answer in some]
@@ -114,12 +114,13 @@ def _cpu_s(target: Target) -> float | None:
 async def measure(targets: list[Target], rounds: int) -> dict[int, dict[str, list[Round]]]:
     """By streams, by target. Each round begins with another target, and a first one warms up and is not kept."""
     found: dict[int, dict[str, list[Round]]] = {}
+    upstream = Upstream(LIMITS)
     for streams in STREAMS:
         found[streams] = {target.name: [] for target in targets}
         for number in range(rounds + 1):
             turn = number % len(targets)
             for target in targets[turn:] + targets[:turn]:
-                result = await one_round(target, streams)
+                result = await one_round(upstream, target, streams)
                 if number:
                     found[streams][target.name].append(result)
             print(f"{streams} streams, round {number} of {rounds}", file=sys.stderr)

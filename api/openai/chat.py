@@ -12,7 +12,7 @@ from starlette.responses import Response
 from api.connected import while_connected
 from api.deps import ChatDep, ContextDep
 from api.schemas import Id
-from s2d.serve import CHAT, TEXT, Endpoint
+from s2d.serve import CHAT, TEXT, Endpoint, asked
 from s2d.serve.request import ChatRequest, TextRequest
 from s2d.services import chat as service
 from s2d.services.chat import Chat
@@ -70,9 +70,9 @@ async def complete_text(ctx: ContextDep, chat: ChatDep, request: Request, body: 
 async def _answer(
     ctx: Context, chat: Chat, request: Request, body: ChatCompletionRequest | CompletionRequest, endpoint: Endpoint
 ) -> Response:
-    fields = body.model_dump(mode="json", exclude_unset=True)
+    question = asked(body)
     if body.stream:
-        events = await while_connected(request, service.stream(ctx, chat, body.model, fields, endpoint))
+        events = await while_connected(request, service.stream(ctx, chat, body.model, question, endpoint))
         return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
-    whole = await while_connected(request, service.answer(ctx, chat, body.model, fields, endpoint))
+    whole = await while_connected(request, service.answer(ctx, chat, body.model, question, endpoint))
     return Response(whole, media_type="application/json")

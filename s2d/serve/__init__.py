@@ -11,8 +11,21 @@ from s2d.serve.admission import Admission
 from s2d.serve.forward import Forwarder
 from s2d.serve.lease import Lease
 from s2d.serve.pool import StudentServers
-from s2d.serve.request import CHAT, TEXT, Endpoint
+from s2d.serve.request import CHAT, TEXT, Asked, Endpoint, asked, checked
 from s2d.serve.settings import ServeSettings
 from s2d.serve.upstream import Limits
 
-__all__ = ["CHAT", "TEXT", "Admission", "Endpoint", "Forwarder", "Lease", "Limits", "ServeSettings", "StudentServers"]
+__all__ = [
+    "CHAT",
+    "TEXT",
+    "Admission",
+    "Asked",
+    "Endpoint",
+    "Forwarder",
+    "Lease",
+    "Limits",
+    "ServeSettings",
+    "StudentServers",
+    "asked",
+    "checked",
+]

@@ -1,7 +1,7 @@
 """Carries chat completions to a leased student server and its answers back.
 
 vLLM's answers pass as they come, unread; those of a server that is less like OpenAI's are rewritten, see `reply`.
-Nothing is sent twice: a request that failed half-way is the caller's to repeat.
+A request that failed half-way is the caller's to repeat.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import Any
 from s2d.errors import S2DError, Unavailable
 from s2d.serve.lease import Lease
 from s2d.serve.reply import ChunkRewriter, error_event, filled, refusal, server_error
-from s2d.serve.request import CHAT, Endpoint, prepare
-from s2d.serve.upstream import Gone, Limits, Reply, Slow, post
+from s2d.serve.request import CHAT, Asked, Endpoint, fitted
+from s2d.serve.upstream import Gone, Limits, Reply, Slow, Upstream
 
 DONE = b"data: [DONE]\n\n"
 _ERROR = b'data: {"error"'
 
 
 class Forwarder:
-    """Holds nothing but the time limits."""
+    """One per event loop."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self._upstream = Upstream(limits)
 
-    async def complete(self, lease: Lease, body: dict[str, Any], endpoint: Endpoint = CHAT) -> bytes:
+    async def complete(self, lease: Lease, body: Asked, endpoint: Endpoint = CHAT) -> bytes:
         """The whole answer, as JSON. Releases the lease.
 
-        Raises InvalidRequest (refused before or by the server), Unavailable (the server died, is overloaded or too
-        slow) or StudentFailed.
+        Raises InvalidRequest (the server cannot do it, or refuses it), Unavailable (the server died, is overloaded or
+        too slow) or StudentFailed.
         """
         with lease:
             request = await _prepared(lease, body, endpoint)
@@ -48,9 +48,7 @@ class Forwarder:
                 return answer
             return json.dumps(filled(json.loads(answer), lease, _kept_stop(lease, request))).encode()
 
-    async def stream(
-        self, lease: Lease, body: dict[str, Any], endpoint: Endpoint = CHAT
-    ) -> AsyncGenerator[bytes, None]:
+    async def stream(self, lease: Lease, body: Asked, endpoint: Endpoint = CHAT) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events. Releases the lease when the iterator ends, is closed or collected.
 
         Raises as `complete` does while nothing has been sent yet. After that a failure is one `{"error": …}` event
@@ -61,7 +59,7 @@ class Forwarder:
         await anext(events)
         return events
 
-    async def _events(self, lease: Lease, body: dict[str, Any], endpoint: Endpoint) -> AsyncGenerator[bytes, None]:
+    async def _events(self, lease: Lease, body: Asked, endpoint: Endpoint) -> AsyncGenerator[bytes, None]:
         with lease:
             request = await _prepared(lease, body, endpoint)
             try:
@@ -81,7 +79,8 @@ class Forwarder:
                 reply.close()
 
     async def _post(self, lease: Lease, endpoint: Endpoint, request: dict[str, Any]) -> Reply:
-        reply = await post(lease.base_url + endpoint.path, json.dumps(request).encode(), self._limits, lease.engine.key)
+        body = json.dumps(request).encode()
+        reply = await self._upstream.post(lease.base_url + endpoint.path, body, lease.engine.key)
         if reply.is_success:
             return reply
         try:
@@ -90,13 +89,13 @@ class Forwarder:
             reply.close()
 
 
-async def _prepared(lease: Lease, body: dict[str, Any], endpoint: Endpoint) -> dict[str, Any]:
+async def _prepared(lease: Lease, body: Asked, endpoint: Endpoint) -> dict[str, Any]:
     if lease.engine.fits_at_once:
-        return prepare(lease, body, endpoint)
-    return await asyncio.to_thread(prepare, lease, body, endpoint)
+        return fitted(lease, body, endpoint)
+    return await asyncio.to_thread(fitted, lease, body, endpoint)
 
 
-def _passed(reply: Reply, lease: Lease, body: dict[str, Any], request: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+def _passed(reply: Reply, lease: Lease, body: Asked, request: dict[str, Any]) -> AsyncGenerator[bytes, None]:
     if lease.verbatim:
         return _verbatim(reply, lease)
     include_usage = bool((body.get("stream_options") or {}).get("include_usage"))

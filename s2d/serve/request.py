@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NewType
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -121,14 +121,35 @@ CHAT = Endpoint("/v1/chat/completions", ChatRequest, "fields")
 TEXT = Endpoint("/v1/completions", TextRequest, "text_fields")
 
 
-def prepare(lease: Lease, body: dict[str, Any], endpoint: Endpoint = CHAT) -> dict[str, Any]:
-    """`body` as the lease's server is to get it.
+#: A request's fields once they were checked: what the client gave, and nothing else.
+Asked = NewType("Asked", dict[str, Any])
 
-    Raises InvalidRequest naming the parameter: malformed, unknown, not honoured by this kind of server
-    (`unsupported_parameter`), or over the model's context (`context_length_exceeded`).
+
+def asked(request: BaseModel) -> Asked:
+    """A request that its model has checked."""
+    return Asked(request.model_dump(mode="json", exclude_none=True, exclude_unset=True))
+
+
+def checked(body: dict[str, Any], endpoint: Endpoint = CHAT) -> Asked:
+    """A request's body, checked here.
+
+    Raises:
+        InvalidRequest: it names the field that is malformed, missing or unknown.
     """
     meant = {name: value for name, value in body.items() if name not in NO_EFFECT and value is not None}
-    request = _validated(endpoint.request, meant)
+    try:
+        return asked(endpoint.request.model_validate(meant))
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+def fitted(lease: Lease, body: Asked, endpoint: Endpoint) -> dict[str, Any]:
+    """`body` as the lease's server is to get it.
+
+    Raises InvalidRequest naming the parameter: not honoured by this kind of server (`unsupported_parameter`), or over
+    the model's context (`context_length_exceeded`).
+    """
+    request = {name: value for name, value in body.items() if name not in NO_EFFECT}
     honoured: frozenset[str] = getattr(lease.engine, endpoint.fields)
     for name in request.keys() - honoured:
         if request[name] != NEUTRAL[name]:
@@ -138,10 +159,7 @@ def prepare(lease: Lease, body: dict[str, Any], endpoint: Endpoint = CHAT) -> di
     return lease.engine.fit(lease.path, request) | {"model": lease.model}
 
 
-def _validated(model: type[BaseModel], body: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return model.model_validate(body).model_dump(mode="json", exclude_none=True, exclude_unset=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(step) for step in first["loc"])
-        raise InvalidRequest(f"{where}: {first['msg']}", param=where) from error
+def _invalid(error: ValidationError) -> InvalidRequest:
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(step) for step in first["loc"])
+    return InvalidRequest(f"{where}: {first['msg']}" if where else first["msg"], param=where or None)

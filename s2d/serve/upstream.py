@@ -1,23 +1,31 @@
 """A POST to a student's server, and its answer as the bytes come: the part of the gateway that every token passes.
 
-httpx and aiohttp cost more for a chunk than the server itself, see benchmarks/results/gateway.md. This is asyncio's
-transport and httptools' parser and no more: one request for a connection, no redirects, no compression, no proxies.
-An answer must have a length or be chunked, as those of uvicorn are; one that only the end of the connection ends counts
-as cut off.
+The stock client libraries cost too much for a token, see benchmarks/results/gateway.md. This is asyncio's transport and
+httptools' parser and no more: no redirects, no compression, no proxies. An answer must have a length or be chunked, as
+those of uvicorn are; one that only the end of the connection ends counts as cut off.
+
+Tokens that come within `TOGETHER_S` of each other are passed on together; the first one, and the last, never wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import httptools
 
-#: Bytes that wait for the client before no more are read from the server, and when reading goes on.
-HIGH_WATER, LOW_WATER = 256 * 1024, 64 * 1024
+#: Bytes that wait for the client before no more are read from the server.
+HIGH_WATER = 256 * 1024
+#: Less than a screen's picture lasts, so that nobody sees it, and fewer writes for students that are faster than eyes.
+TOGETHER_S = 0.010
+#: Idle connections are used again for so long; uvicorn closes them after five seconds.
+KEPT_S = 3.0
+
+Origin = tuple[str, str, int]
 
 
 class Gone(Exception):
@@ -41,9 +49,11 @@ class Limits:
 class Reply:
     """An answer whose status line has come. Close it: what was not read is then not generated on."""
 
-    def __init__(self, connection: _Connection, status: int) -> None:
+    def __init__(self, pool: Upstream, origin: Origin, connection: _Connection, status: int) -> None:
         self.status = status
-        self._connection = connection
+        # The hot path: one call for a part, and none in between.
+        self.part = connection.part
+        self._pool, self._origin, self._connection = pool, origin, connection
 
     @property
     def is_success(self) -> bool:
@@ -56,92 +66,148 @@ class Reply:
             whole += part
         return bytes(whole)
 
-    async def part(self) -> bytes:
-        """What of the body has come since the last call, once there is something; empty at the end. Raises Gone, Slow.
-
-        One caller at a time.
-        """
-        return await self._connection.part()
-
     def close(self) -> None:
-        self._connection.close()
+        self._pool.give_back(self._origin, self._connection)
 
 
-async def post(url: str, body: bytes, limits: Limits, key: str | None = None) -> Reply:
-    """Send JSON, with `key` as a bearer token; the answer as soon as it has a status.
+class Upstream:
+    """The connections to servers. Belongs to one event loop."""
 
-    Raises:
-        Gone, Slow: and then nothing is left open.
-    """
-    parts = urlsplit(url)
-    connection = await _connect(parts, limits)
-    try:
-        host = parts.netloc.rpartition("@")[2]
-        head = f"POST {parts.path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-type: application/json\r\n"
-        authorization = f"authorization: Bearer {key}\r\n" if key else ""
-        connection.write(f"{head}{authorization}content-length: {len(body)}\r\n\r\n".encode("ascii") + body)
-        return Reply(connection, await connection.status)
-    except BaseException:
-        connection.close()
-        raise
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._idle: dict[Origin, list[_Connection]] = defaultdict(list)
+
+    async def post(self, url: str, body: bytes, key: str | None = None) -> Reply:
+        """Send JSON, with `key` as a bearer token; the answer as soon as it has a status.
+
+        It is sent once, but for one case: a kept connection turns out to have been closed before a byte came back.
+
+        Raises:
+            Gone, Slow: and then nothing is left open.
+        """
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        origin = parts.scheme, parts.hostname or "", parts.port or (443 if secure else 80)
+        request = _head(parts.path, parts.netloc.rpartition("@")[2], len(body), key) + body
+        while (kept := self._take(origin)) is not None:
+            try:
+                return await self._exchange(origin, kept, request)
+            except Gone:
+                if kept.heard_anything:
+                    raise
+        return await self._exchange(origin, await self._connect(origin), request)
+
+    def give_back(self, origin: Origin, connection: _Connection) -> None:
+        """Keep a connection for the next request if its answer was read to the end, else end it."""
+        if connection.rest():
+            self._idle[origin].append(connection)
+        else:
+            connection.end()
+
+    async def _exchange(self, origin: Origin, connection: _Connection, request: bytes) -> Reply:
+        try:
+            return Reply(self, origin, connection, await connection.send(request, self._limits))
+        except BaseException:
+            connection.end()
+            raise
+
+    def _take(self, origin: Origin) -> _Connection | None:
+        """The connection that was used last, if it is still good; older ones end here."""
+        kept = self._idle.get(origin)
+        while kept:
+            connection = kept.pop()
+            if connection.usable():
+                return connection
+            connection.end()
+        self._idle.pop(origin, None)
+        return None
+
+    async def _connect(self, origin: Origin) -> _Connection:
+        scheme, host, port = origin
+        loop = asyncio.get_running_loop()
+        secure = ssl.create_default_context() if scheme == "https" else None
+        try:
+            async with asyncio.timeout(self._limits.connect_s):
+                _, connection = await loop.create_connection(lambda: _Connection(loop), host, port, ssl=secure)
+        except TimeoutError:
+            raise Gone(f"no connection within {self._limits.connect_s:g} s") from None
+        except OSError as error:
+            raise Gone(str(error)) from error
+        return connection
 
 
-async def _connect(url: SplitResult, limits: Limits) -> _Connection:
-    loop = asyncio.get_running_loop()
-    secure = ssl.create_default_context() if url.scheme == "https" else None
-    port = url.port or (443 if secure else 80)
-    try:
-        async with asyncio.timeout(limits.connect_s):
-            _, connection = await loop.create_connection(
-                lambda: _Connection(loop, limits), url.hostname or "", port, ssl=secure
-            )
-    except TimeoutError:
-        raise Gone(f"no connection within {limits.connect_s:g} s") from None
-    except OSError as error:
-        raise Gone(str(error)) from error
-    return connection
+def _head(path: str, host: str, length: int, key: str | None) -> bytes:
+    authorization = f"authorization: Bearer {key}\r\n" if key else ""
+    kind = "content-type: application/json\r\n"
+    return f"POST {path} HTTP/1.1\r\nhost: {host}\r\n{kind}{authorization}content-length: {length}\r\n\r\n".encode()
 
 
 class _Connection(asyncio.Protocol):
-    """One request, one answer."""
+    """One request and answer after the other."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
-        self.status: asyncio.Future[int] = loop.create_future()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.heard_anything = False
         self._loop = loop
+        self._open = True
+        self._rested_at = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._parts: list[bytes] = []
+
+    async def send(self, request: bytes, limits: Limits) -> int:
+        """The status of the answer. Raises Gone, Slow."""
         self._limits = limits
         self._parser = httptools.HttpResponseParser(self)
-        self._parts: list[bytes] = []
-        self._held = 0
-        self._paused = False
-        self._whole = False
+        self._status: asyncio.Future[int] = self._loop.create_future()
+        self._held, self._paused, self._speaks, self._whole, self._stays = 0, False, False, False, False
         self._error: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._began = self._heard = loop.time()
-        self._speaks = False
-        self._watch = loop.call_later(min(limits.first_byte_s, limits.total_s), self._check_time)
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
+        self._next_at = 0.0
+        self.heard_anything = False
+        self._began = self._heard = self._loop.time()
+        self._watch = self._loop.call_later(min(limits.first_byte_s, limits.total_s), self._check_time)
+        if not self._open:
+            raise Gone("the connection was closed")
+        self._transport.write(request)
+        return await self._status
 
     async def part(self) -> bytes:
+        """What of the body has come since the last call, once there is something; empty at the end.
+
+        One caller at a time. Raises Gone, Slow.
+        """
+        while not self._due():
+            self._waiter = self._loop.create_future()
+            await self._waiter
         if not self._parts:
             if self._error is not None:
                 raise self._error
-            if self._whole:
-                return b""
-            self._waiter = self._loop.create_future()
-            await self._waiter
-            return await self.part()
+            return b""
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._held = 0
+        self._next_at = self._loop.time() + TOGETHER_S
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
         return data
 
-    def close(self) -> None:
-        self._watch.cancel()
+    def rest(self) -> bool:
+        """Whether the answer is done with, and the connection can have another one."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if not self._open or not self._whole or self._parts or not self._stays:
+            return False
+        self._rested_at = self._loop.time()
+        return True
+
+    def usable(self) -> bool:
+        return self._open and self._loop.time() - self._rested_at < KEPT_S
+
+    def end(self) -> None:
+        for timer in (self._watch, self._later):
+            if timer is not None:
+                timer.cancel()
         self._transport.abort()
 
     # --- asyncio ---
@@ -150,30 +216,34 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        self.heard_anything = True
         self._heard = self._loop.time()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(Gone(f"its answer is no HTTP: {error}"))
-        self._wake()
+        if self._waiter is not None and self._due():
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._watch.cancel()
-        if not self._whole:
-            self._fail(Gone(str(exc) if exc else "the answer was cut off"))
+        self._open = False
+        if self._watch is not None:
+            self._watch.cancel()
+            if not self._whole:
+                self._fail(Gone(str(exc) if exc else "the answer was cut off"))
 
     # --- httptools ---
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         # 1xx comes before the answer itself.
-        if status >= 200 and not self.status.done():
-            self.status.set_result(status)
+        if status >= 200 and not self._status.done():
+            self._status.set_result(status)
 
     def on_body(self, body: bytes) -> None:
         if not self._speaks:
             self._speaks = True
-            self._watch.cancel()
+            self._cancel_watch()
             self._check_time()
         self._parts.append(body)
         self._held += len(body)
@@ -182,11 +252,28 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        if self.status.done():
+        if self._status.done():
             self._whole = True
-            self._watch.cancel()
+            self._stays = self._parser.should_keep_alive()
+            self._cancel_watch()
 
     # --- the rest ---
+
+    def _due(self) -> bool:
+        """Whether `part` has something to give now; if it only has to wait a little, it is woken then."""
+        if self._whole or self._error is not None or self._held > HIGH_WATER:
+            return True
+        if not self._parts:
+            return False
+        if self._loop.time() >= self._next_at:
+            return True
+        if self._later is None:
+            self._later = self._loop.call_at(self._next_at, self._wake_late)
+        return False
+
+    def _wake_late(self) -> None:
+        self._later = None
+        self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -194,11 +281,15 @@ class _Connection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self._error = self._error or error
-        if not self.status.done():
-            self.status.set_exception(self._error)
+        if not self._status.done():
+            self._status.set_exception(self._error)
             # Whoever was waiting for it may have been cancelled.
-            self.status.exception()
+            self._status.exception()
         self._wake()
+
+    def _cancel_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
 
     def _check_time(self) -> None:
         """Comes around once for a limit and not once for a chunk: moving a timer for each would cost more than it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2d.serve import CHAT, Admission, Endpoint, Forwarder, Lease, ServeSettings, StudentServers
+from s2d.serve import CHAT, Admission, Asked, Endpoint, Forwarder, Lease, ServeSettings, StudentServers, checked
 from s2d.services import students
 from s2d.services.context import Context
 from s2d.settings import Settings
@@ -61,12 +61,12 @@ def open_chat(settings: Settings) -> Chat:
 
 
 async def complete(ctx: Context, chat: Chat, student_id: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The whole answer to a chat, parsed. Raises as `answer` does."""
-    whole: dict[str, Any] = json.loads(await answer(ctx, chat, student_id, body))
+    """The whole answer to a chat, parsed. Raises as `answer` does, and InvalidRequest for a body that is none."""
+    whole: dict[str, Any] = json.loads(await answer(ctx, chat, student_id, checked(body)))
     return whole
 
 
-async def answer(ctx: Context, chat: Chat, student_id: str, body: dict[str, Any], endpoint: Endpoint = CHAT) -> bytes:
+async def answer(ctx: Context, chat: Chat, student_id: str, asked: Asked, endpoint: Endpoint = CHAT) -> bytes:
     """The whole answer as JSON.
 
     Raises:
@@ -74,14 +74,14 @@ async def answer(ctx: Context, chat: Chat, student_id: str, body: dict[str, Any]
         TooManyRequests: the student has as many requests as it may.
         InvalidRequest, Unavailable, StudentFailed: see `s2d.serve.Forwarder.complete`.
     """
-    return await chat.forwarder.complete(await _lease(ctx, chat, student_id), body, endpoint)
+    return await chat.forwarder.complete(await _lease(ctx, chat, student_id), asked, endpoint)
 
 
 async def stream(
-    ctx: Context, chat: Chat, student_id: str, body: dict[str, Any], endpoint: Endpoint = CHAT
+    ctx: Context, chat: Chat, student_id: str, asked: Asked, endpoint: Endpoint = CHAT
 ) -> AsyncIterator[bytes]:
     """The answer as server-sent events. Raises as `answer` does, before the first event."""
-    return await chat.forwarder.stream(await _lease(ctx, chat, student_id), body, endpoint)
+    return await chat.forwarder.stream(await _lease(ctx, chat, student_id), asked, endpoint)
 
 
 async def _lease(ctx: Context, chat: Chat, student_id: str) -> Lease:

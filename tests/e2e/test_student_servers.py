@@ -15,7 +15,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from s2d.errors import InvalidRequest
-from s2d.serve import Forwarder, Lease, Limits, ServeSettings, StudentServers
+from s2d.serve import Asked, Forwarder, Lease, Limits, ServeSettings, StudentServers, checked
 
 QUESTION = [{"role": "user", "content": "2+2?"}]
 #: Never a special token, so that an answer is as long as asked for and all of it is content.
@@ -53,8 +53,8 @@ def ask(servers: StudentServers, random_student: Path) -> Callable[[Ask], Any]:
     return run
 
 
-def body(**more: Any) -> dict[str, Any]:
-    return {"model": "team/student", "messages": QUESTION, "max_tokens": 5, **ENDLESS, **more}
+def body(**more: Any) -> Asked:
+    return checked({"model": "team/student", "messages": QUESTION, "max_tokens": 5, **ENDLESS, **more})
 
 
 async def whole(forwarder: Forwarder, lease: Lease, **more: Any) -> dict[str, Any]:

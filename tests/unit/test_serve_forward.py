@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2d.errors import InvalidRequest, S2DError, Unavailable
-from s2d.serve import TEXT, Forwarder, Lease, Limits
+from s2d.serve import TEXT, Forwarder, Lease, Limits, checked
 from s2d.serve.engine import PLAIN_FIELDS, PLAIN_TEXT_FIELDS, VllmEngine
 from s2d.serve.reply import StopCut, StudentFailed
 
@@ -94,7 +94,7 @@ def against(
 
 def streamed(upstream: Upstream, engine: VllmEngine | None = None, **options: Any) -> list[Any]:
     async def call(forwarder: Forwarder, lease: Lease) -> bytes:
-        return b"".join([event async for event in await forwarder.stream(lease, ASK | options)])
+        return b"".join([event async for event in await forwarder.stream(lease, checked(ASK | options))])
 
     events = against(upstream, call, engine).decode().split("\n\n")
     assert events.pop() == ""
@@ -104,7 +104,9 @@ def streamed(upstream: Upstream, engine: VllmEngine | None = None, **options: An
 
 def completed(upstream: Upstream, engine: VllmEngine | None = None, **options: Any) -> dict[str, Any]:
     try:
-        return json.loads(against(upstream, lambda forwarder, lease: forwarder.complete(lease, ASK | options), engine))
+        return json.loads(
+            against(upstream, lambda forwarder, lease: forwarder.complete(lease, checked(ASK | options)), engine)
+        )
     finally:
         assert upstream.released == 1
 
@@ -124,7 +126,7 @@ def passed(parts: list[bytes], **options: Any) -> bytes:
     """The bytes of a stream from a server that has the student under its own name."""
 
     async def call(forwarder: Forwarder, lease: Lease) -> bytes:
-        return b"".join([event async for event in await forwarder.stream(lease, ASK | options)])
+        return b"".join([event async for event in await forwarder.stream(lease, checked(ASK | options))])
 
     return against(Upstream(200, parts, model="student"), call)
 
@@ -164,20 +166,19 @@ def test_an_answer_that_breaks_off_unread_ends_with_one_error_and_no_done(
 def test_a_whole_answer_passes_unread() -> None:
     sent = b'{"choices": [],   "model": "student"}'
     upstream = Upstream(200, [sent, b""], model="student")
-    assert against(upstream, lambda forwarder, lease: forwarder.complete(lease, ASK)) == sent
+    assert against(upstream, lambda forwarder, lease: forwarder.complete(lease, checked(ASK))) == sent
 
 
 def test_a_completion_without_chat() -> None:
     upstream = Upstream(200, [json.dumps({"choices": [{"text": "5 END 6", "finish_reason": "length"}]}).encode(), b""])
     engine = KeepsStop(Path("python"), 0.9)
     body = {"model": "student", "prompt": "2+3=", "stop": "END", "echo": False}
-    answer = json.loads(against(upstream, lambda forwarder, lease: forwarder.complete(lease, body, TEXT), engine))
+    answer = json.loads(
+        against(upstream, lambda forwarder, lease: forwarder.complete(lease, checked(body, TEXT), TEXT), engine)
+    )
     assert (answer["object"], answer["choices"][0]["text"]) == ("text_completion", "5 ")
     assert answer["id"].startswith("cmpl-")
     assert upstream.request == {"model": "inner", "prompt": "2+3=", "stop": "END", "stream": False}
-    with pytest.raises(InvalidRequest) as caught:
-        completed(Upstream(200, []), engine, prompt="2+3=")
-    assert caught.value.param == "prompt"
 
 
 def test_usage_comes_last_without_choices_when_asked_for() -> None:
@@ -206,7 +207,7 @@ def test_closing_the_stream_leaves_the_server_and_frees_the_lease() -> None:
     upstream = Upstream(200, [sse(text("a"))], stay=True)
 
     async def call(forwarder: Forwarder, lease: Lease) -> None:
-        events = await forwarder.stream(lease, ASK)
+        events = await forwarder.stream(lease, checked(ASK))
         await anext(events)
         await events.aclose()
         async with asyncio.timeout(5):
@@ -220,7 +221,7 @@ def test_a_stream_that_nobody_reads_frees_the_lease() -> None:
     upstream = Upstream(200, [sse(text("a"))], stay=True)
 
     async def call(forwarder: Forwarder, lease: Lease) -> None:
-        await forwarder.stream(lease, ASK)
+        await forwarder.stream(lease, checked(ASK))
         async with asyncio.timeout(5):
             await upstream.client_left.wait()
 
@@ -265,24 +266,29 @@ def test_a_server_that_dies_before_it_answers_is_unavailable() -> None:
     assert caught.value.code == "student_server_died"
 
 
+@pytest.mark.parametrize(("field", "value"), [("logprobs", True), ("n", 2)])
+def test_what_a_server_would_ignore_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        completed(Upstream(200, []), KeepsStop(Path("python"), 0.9), **{field: value})
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", field)
+
+
 @pytest.mark.parametrize(
-    ("field", "value", "code"),
+    ("field", "value"),
     [
-        ("logprobs", True, "unsupported_parameter"),
-        ("n", 2, "unsupported_parameter"),
-        ("n", 1000, "invalid_request"),
-        ("nonsense", 1, "invalid_request"),
-        ("temperature", "hot", "invalid_request"),
-        ("max_tokens", 0, "invalid_request"),
-        ("messages", [], "invalid_request"),
-        ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "invalid_request"),
+        ("n", 1000),
+        ("nonsense", 1),
+        ("temperature", "hot"),
+        ("max_tokens", 0),
+        ("messages", []),
+        ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
+        ("prompt", "2+3="),
     ],
 )
-def test_what_a_server_would_ignore_or_choke_on_is_refused_by_name(field: str, value: Any, code: str) -> None:
-    engine = KeepsStop(Path("python"), 0.9)
+def test_what_is_no_request_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        completed(Upstream(200, []), engine, **{field: value})
-    assert caught.value.code == code
+        checked(ASK | {field: value})
+    assert caught.value.code == "invalid_request"
     assert (caught.value.param or "").startswith(field)
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2d.serve.upstream import HIGH_WATER, Gone, Limits, Reply, Slow, post
+from s2d.serve import upstream as module
+from s2d.serve.upstream import HIGH_WATER, Gone, Limits, Reply, Slow, Upstream
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LIMITS = Limits(connect_s=5, first_byte_s=5, silence_s=5, total_s=30)
@@ -36,7 +37,8 @@ def asked(serve: Serve, read: Callable[[Reply], Awaitable[bytes]] = Reply.read, 
 
         server = await asyncio.start_server(once, "127.0.0.1", 0)
         try:
-            reply = await post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/x", b"{}", limits)
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/x"
+            reply = await Upstream(limits).post(url, b"{}")
             try:
                 return await read(reply)
             finally:
@@ -89,7 +91,7 @@ def test_what_breaks_off_is_never_taken_for_whole(pieces: tuple[bytes, ...]) -> 
 
 def test_nobody_there() -> None:
     with pytest.raises(Gone):
-        asyncio.run(post("http://127.0.0.1:9/v1/x", b"{}", LIMITS))
+        asyncio.run(Upstream(LIMITS).post("http://127.0.0.1:9/v1/x", b"{}"))
 
 
 @pytest.mark.parametrize(
@@ -146,3 +148,109 @@ def test_closing_early_tells_the_server() -> None:
         return first
 
     assert asked(serve, leave) == b"a"
+
+
+# --- connections that are kept, parts that are put together -----------------------------------------------------------
+
+
+def conversation(serve: Serve, ask: Callable[[Upstream, str], Awaitable[None]]) -> int:
+    """How many connections it took."""
+    connections = 0
+
+    async def main() -> None:
+        async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            try:
+                await serve(reader, writer)
+            except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                return
+            writer.close()
+
+        server = await asyncio.start_server(counted, "127.0.0.1", 0)
+        try:
+            await ask(Upstream(LIMITS), f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/x")
+        finally:
+            server.close()
+
+    asyncio.run(main())
+    return connections
+
+
+async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, times: int = 100) -> None:
+    for _ in range(times):
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().split(b"content-length:")[1].split()[0]))
+        writer.write(CHUNKED + chunk(b"a") + b"0\r\n\r\n")
+
+
+async def read_all(upstream: Upstream, url: str) -> bytes:
+    reply = await upstream.post(url, b"{}")
+    try:
+        return await reply.read()
+    finally:
+        reply.close()
+
+
+def test_a_connection_is_used_again_once_its_answer_was_read_to_the_end() -> None:
+    async def ask(upstream: Upstream, url: str) -> None:
+        assert [await read_all(upstream, url) for _ in range(5)] == [b"a"] * 5
+        assert await asyncio.gather(*(read_all(upstream, url) for _ in range(3))) == [b"a"] * 3
+
+    assert conversation(answers, ask) == 3
+
+
+def test_an_answer_that_was_left_takes_its_connection_with_it() -> None:
+    async def ask(upstream: Upstream, url: str) -> None:
+        for _ in range(3):
+            (await upstream.post(url, b"{}")).close()
+
+    assert conversation(answers, ask) == 3
+
+
+def test_a_kept_connection_that_the_server_has_closed_is_replaced() -> None:
+    async def ask(upstream: Upstream, url: str) -> None:
+        for _ in range(3):
+            assert await read_all(upstream, url) == b"a"
+
+    assert conversation(lambda reader, writer: answers(reader, writer, 1), ask) == 3
+
+
+def test_a_server_that_dies_on_every_request_is_not_asked_for_ever() -> None:
+    async def dies(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    async def ask(upstream: Upstream, url: str) -> None:
+        with pytest.raises(Gone):
+            await read_all(upstream, url)
+
+    assert conversation(dies, ask) == 1
+
+
+def test_old_connections_are_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_S", 0.05)
+
+    async def ask(upstream: Upstream, url: str) -> None:
+        for _ in range(2):
+            assert await read_all(upstream, url) == b"a"
+            await asyncio.sleep(0.1)
+
+    assert conversation(answers, ask) == 2
+
+
+def test_tokens_that_come_together_are_passed_together_but_the_first_and_the_last_never_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "TOGETHER_S", 0.5)
+    pieces = [CHUNKED + chunk(b"0"), *(chunk(b"%d" % n) for n in range(1, 8)), chunk(b"8") + b"0\r\n\r\n"]
+
+    async def read(reply: Reply) -> bytes:
+        began = time.monotonic()
+        first = await reply.part()
+        assert (first, time.monotonic() - began < 0.25) == (b"0", True)
+        second = await reply.part()
+        assert second == b"12345678"
+        assert time.monotonic() - began < 0.45, "the end is not waited for"
+        return first + second + await reply.part()
+
+    assert asked(says(*pieces, pause_s=0.01), read) == b"012345678"
