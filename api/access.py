@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.problems import DATABASE_AWAY
 from s2d.errors import NotAllowed
-from s2d.services.context import Context
-from s2d.services.keys import TRUST_ALONE_S, Caller, Callers, authenticate
+from s2d.services.keys import Caller, Callers
 from s2d.services.rates import Rates
 from s2d.store.keys import Scope as KeyScope
 
@@ -35,24 +32,11 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            caller = await self._caller(scope["app"].state.context, bearer(Headers(scope=scope)))
+            caller = await self._callers.of(scope["app"].state.context, bearer(Headers(scope=scope)))
             self._rates.take(caller.key_id, caller.requests_per_min)
             check_scopes(caller, scope["method"], scope["path"])
             scope.setdefault("state", {}).update(caller=caller, callers=self._callers)
         await self._app(scope, receive, send)
-
-    async def _caller(self, ctx: Context, secret: str | None) -> Caller:
-        known = self._callers.recall(secret) if secret else None
-        if known is None:
-            try:
-                known = await run_in_threadpool(authenticate, ctx, secret)
-            except DATABASE_AWAY:
-                known = self._callers.recall(secret, TRUST_ALONE_S) if secret else None
-                if known is None:
-                    raise
-            else:
-                self._callers.remember(str(secret), known)
-        return known
 
 
 def bearer(headers: Headers) -> str | None:

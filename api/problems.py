@@ -11,7 +11,6 @@ from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
@@ -19,12 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from s2d.errors import InvalidRequest, S2DError, Unavailable
 from s2d.observe import bound
+from s2d.store.database import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-#: What SQLAlchemy raises while a server is gone, going, or out of connections.
-DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
 #: Codes of what the router itself refuses.
 _ROUTER_CODES = {404: "route_not_found", 405: "method_not_allowed", 408: "request_timeout", 413: "too_large"}
 #: What OpenAI calls them; every other one is `invalid_request_error` or `server_error`.

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
 from s2d.errors import S2DError
@@ -33,6 +32,7 @@ from s2d.runner.pipeline import Outcome, Pipeline, failure
 from s2d.services.context import Context
 from s2d.services.progress import Progress
 from s2d.store import events, jobs, ledger, plans, students
+from s2d.store.database import DATABASE_AWAY
 from s2d.store.events import LeaseLost
 from s2d.store.jobs import Claim
 from s2d.store.states import STOPPING, JobState
@@ -43,9 +43,6 @@ _log = logging.getLogger("s2d.worker")
 
 #: Share of the lease after which it is renewed, and share for which a stage trusts a silent supervisor.
 RENEW, TRUST = 1 / 6, 0.7
-
-#: What SQLAlchemy raises while a server is gone, going, or out of connections: worth trying again.
-DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
 
 
 class Supervisor:

@@ -47,6 +47,7 @@ class StudentServers:
         # Died in use: their path, and when they were used last.
         self._missed: dict[str, tuple[Path, float]] = {}
         self._remote: dict[str, tuple[str, float]] = {}
+        self._asking = threading.Lock()
         self._backoff = Backoff()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -62,8 +63,13 @@ class StudentServers:
         backing off after repeated failures.
         """
         if isinstance(self._engine, RemoteEngine):
-            model = self._engine.model_for(student_id, path)
-            self._remote[student_id] = model, time.monotonic() + REMOTE_TRUST_S
+            # One asks, and the others who came meanwhile find the answer.
+            with self._asking:
+                known = self.running_lease(student_id, path)
+                if known is not None:
+                    return known
+                model = self._engine.model_for(student_id, path)
+                self._remote[student_id] = model, time.monotonic() + REMOTE_TRUST_S
             return Lease(student_id, path, self._engine, self._engine.url, model)
         slot, first, leaving = self._claim(self._engine, student_id, path)
         if first:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s2d.recent import Recent
 from s2d.serve import CHAT, Admission, Asked, Endpoint, Forwarder, Lease, ServeSettings, StudentServers, checked
 from s2d.services import students
 from s2d.services.context import Context
@@ -26,7 +26,7 @@ class Chat:
     servers: StudentServers
     forwarder: Forwarder
     admission: Admission
-    known: dict[tuple[str | None, str], tuple[Path, float]] = field(default_factory=dict)
+    known: Recent[tuple[str | None, str], Path] = field(default_factory=Recent)
 
     async def close(self) -> None:
         """Stops every student server; up to some ten seconds each."""
@@ -34,12 +34,11 @@ class Chat:
 
     async def path_of(self, ctx: Context, student_id: str) -> Path:
         """Where the tenant's student lies. Raises NotFound."""
-        path, until = self.known.get((ctx.db.tenant, student_id), (None, 0.0))
-        if path is None or time.monotonic() > until:
-            row = await asyncio.to_thread(students.get, ctx, student_id)
-            path = Path(row.path)
-            self.known[ctx.db.tenant, student_id] = path, time.monotonic() + TRUST_S
-        return path
+
+        async def look() -> Path:
+            return Path((await asyncio.to_thread(students.get, ctx, student_id)).path)
+
+        return await self.known.get((ctx.db.tenant, student_id), TRUST_S, look)
 
 
 def open_chat(settings: Settings) -> Chat:

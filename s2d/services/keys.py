@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from s2d.errors import Conflict, NotAuthenticated
+from s2d.recent import Recent
 from s2d.services.context import Context
 from s2d.store import keys
+from s2d.store.database import DATABASE_AWAY
 from s2d.store.keys import Scope
 from s2d.store.tables import DEFAULT_TENANT, ApiKeyRow
 
@@ -23,7 +25,6 @@ IMPLIED: dict[Scope, frozenset[Scope]] = {
 TRUST_S = 5.0
 #: For so long while the database is away: what needs no database (running students, /metrics) goes on without it.
 TRUST_ALONE_S = 300.0
-_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,22 @@ class Callers:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Caller, float]] = {}
+        self._recent = Recent[str, Caller]()
 
-    def recall(self, secret: str, trust_s: float | None = None) -> Caller | None:
-        """The caller, if the database said so less than `trust_s` ago (default: `TRUST_S`)."""
-        caller, said_at = self._known.get(keys.digest(secret), (None, 0.0))
-        return caller if time.monotonic() - said_at < (TRUST_S if trust_s is None else trust_s) else None
-
-    def remember(self, secret: str, caller: Caller) -> None:
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known[keys.digest(secret)] = (caller, time.monotonic())
+    async def of(self, ctx: Context, secret: str | None) -> Caller:
+        """Whose key it is. Raises as `authenticate` does; a database that is away, only for a key not used of late."""
+        key = keys.digest(secret or "")
+        try:
+            return await self._recent.get(key, TRUST_S, lambda: asyncio.to_thread(authenticate, ctx, secret))
+        except DATABASE_AWAY:
+            known = self._recent.known(key, TRUST_ALONE_S)
+            if known is None:
+                raise
+            return known
 
     def forget(self) -> None:
         """Ask the database for everybody again: a key was revoked through this process."""
-        self._known.clear()
+        self._recent.forget_all()
 
 
 def create(

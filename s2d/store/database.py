@@ -12,6 +12,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Float, create_engine, event
 from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
@@ -19,6 +20,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from s2d.errors import InvalidRequest
 from s2d.store.tenancy import bind
 
+#: What SQLAlchemy raises while a server is gone, going, or out of connections.
+DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 

@@ -79,8 +79,8 @@ def test_a_known_key_is_believed_while_the_database_is_away(
     def away(*_: object) -> None:
         raise OperationalError("SELECT", {}, Exception("away"))
 
-    monkeypatch.setattr("api.access.authenticate", away)
+    monkeypatch.setattr("s2d.services.keys.authenticate", away)
     assert client.get("/metrics").status_code == 200
     assert_problem(client.get("/metrics", headers={"authorization": "Bearer s2d-new"}), 503, "database_unavailable")
-    monkeypatch.setattr("api.access.TRUST_ALONE_S", 0.0)
+    monkeypatch.setattr("s2d.services.keys.TRUST_ALONE_S", 0.0)
     assert_problem(client.get("/metrics"), 503, "database_unavailable")
