@@ -36,7 +36,7 @@ $(VLLM)/.ready:
 	touch $@
 
 test-vllm: $(READY) $(VLLM)/.ready
-	S2D_TEST_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm
+	S2D_TEST_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm --ignore tests/faults
 
 # The paper's table at small scale; SEEDS=1 for a short look.
 bench-paper: $(READY)

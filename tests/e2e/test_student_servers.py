@@ -57,7 +57,7 @@ def body(**more: Any) -> Asked:
     return checked({"model": "team/student", "messages": QUESTION, "max_tokens": 5, **ENDLESS, **more})
 
 
-async def whole(forwarder: Forwarder, lease: Lease, **more: Any) -> dict[str, Any]:
+async def completion(forwarder: Forwarder, lease: Lease, **more: Any) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(await forwarder.complete(lease, body(**more)))
     return answer
 
@@ -75,7 +75,7 @@ def server_processes(lease: Lease) -> list[psutil.Process]:
 
 
 def test_a_completion_is_what_a_strict_client_accepts(ask: Callable[[Ask], Any]) -> None:
-    reply = ask(lambda forwarder, lease: whole(forwarder, lease, temperature=0))
+    reply = ask(lambda forwarder, lease: completion(forwarder, lease, temperature=0))
     parsed = ChatCompletion.model_validate(reply, strict=True)
     assert parsed.model == "team/student"
     assert parsed.choices[0].finish_reason == "length"
@@ -89,7 +89,7 @@ def test_stream_and_completion_agree(ask: Callable[[Ask], Any]) -> None:
 
     async def both(forwarder: Forwarder, lease: Lease) -> tuple[dict[str, Any], list[str]]:
         events = [data async for data in payloads(await forwarder.stream(lease, options))]
-        return await whole(forwarder, lease, temperature=0), events
+        return await completion(forwarder, lease, temperature=0), events
 
     whole, (*events, done) = ask(both)
     *chunks, usage = [ChatCompletionChunk.model_validate(json.loads(data), strict=True) for data in events]
@@ -124,16 +124,16 @@ def test_the_context_is_a_limit(ask: Callable[[Ask], Any], random_student: Path)
 
 def test_without_a_limit_an_answer_fills_the_context_exactly(ask: Callable[[Ask], Any], random_student: Path) -> None:
     context = json.loads((random_student / "config.json").read_text())["max_position_embeddings"]
-    reply = ask(lambda forwarder, lease: whole(forwarder, lease, max_tokens=None))
+    reply = ask(lambda forwarder, lease: completion(forwarder, lease, max_tokens=None))
     assert reply["usage"]["total_tokens"] == context
 
 
 def test_a_stop_sequence_is_not_in_the_answer(ask: Callable[[Ask], Any]) -> None:
     async def stopped(forwarder: Forwarder, lease: Lease) -> tuple[str, str, dict[str, Any]]:
         options = {"temperature": 0, "max_tokens": 60}
-        free = (await whole(forwarder, lease, **options))["choices"][0]["message"]["content"]
+        free = (await completion(forwarder, lease, **options))["choices"][0]["message"]["content"]
         stop = next(character for character in free[1:] if character.isascii() and character.isprintable())
-        return free, stop, (await whole(forwarder, lease, stop=stop, **options))["choices"][0]
+        return free, stop, (await completion(forwarder, lease, stop=stop, **options))["choices"][0]
 
     free, stop, choice = ask(stopped)
     assert choice["message"]["content"] == free[: free.index(stop)]
@@ -154,5 +154,5 @@ def test_a_server_killed_mid_stream_ends_in_an_error_and_is_started_again(
 
     *_, last = ask(killed)
     assert json.loads(last)["error"]["code"] == "student_server_died"
-    assert ask(whole)["usage"]["completion_tokens"] == 5
+    assert ask(completion)["usage"]["completion_tokens"] == 5
     assert servers.running() == ["team/student"]
