@@ -7,7 +7,7 @@ from typing import Literal, Self
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from api.deps import ContextDep
+from api.deps import ChatDep, ContextDep
 from api.schemas import Id
 from s2d.services import students
 from s2d.store.tables import StudentRow
@@ -54,7 +54,8 @@ def retrieve(ctx: ContextDep, model_id: Id) -> Model:
 
 
 @router.delete("/{model_id:path}")
-def delete(ctx: ContextDep, model_id: Id) -> ModelDeleted:
+def delete(ctx: ContextDep, chat: ChatDep, model_id: Id) -> ModelDeleted:
     """Delete a student: it can no longer be asked, and its weights go, unless they are those of a base model."""
     students.delete(ctx, model_id)
+    chat.retire(ctx, model_id)
     return ModelDeleted(id=model_id)

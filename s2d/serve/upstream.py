@@ -196,7 +196,7 @@ class _Connection(asyncio.Protocol):
         """Whether the answer is done with, and the connection can have another one."""
         if self._watch is not None:
             self._watch.cancel()
-        if not self._open or not self._whole or self._parts or not self._stays:
+        if not (self._open and self._whole and self._stays) or self._parts or self._error is not None:
             return False
         self._rested_at = self._loop.time()
         return True

@@ -32,6 +32,11 @@ class Chat:
         """Stops every student server; up to some ten seconds each."""
         await asyncio.to_thread(self.servers.close)
 
+    def retire(self, ctx: Context, student_id: str) -> None:
+        """The tenant's student is gone: nobody new is answered, and its server ends with its last answer."""
+        self.known.forget((ctx.db.tenant, student_id))
+        self.servers.retire(student_id)
+
     async def path_of(self, ctx: Context, student_id: str) -> Path:
         """Where the tenant's student lies. Raises NotFound."""
 

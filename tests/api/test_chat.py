@@ -142,3 +142,17 @@ def test_nobody_is_answered_who_has_left(
     assert begun.is_set()
     assert cancelled.wait(5)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_deleted_student_is_not_asked_any_more_and_its_server_ends(http: httpx.Client) -> None:
+    """The last test of this file: the student is gone after it. Its weights are no job's own, and stay."""
+    body = {"model": "team/student", "messages": QUESTION, **ENDLESS}
+    assert http.post("/v1/chat/completions", json=body).status_code == 200
+    serving = [child.pid for child in psutil.Process().children(recursive=True) if "serve" in child.cmdline()]
+    assert serving
+    assert http.delete("/v1/models/team/student").json() == {"id": "team/student", "object": "model", "deleted": True}
+    assert_problem(http.post("/v1/chat/completions", json=body), 404, "model_not_found")
+    deadline = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in serving):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
