@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.paths import address
 from s2d.errors import NotAllowed
 from s2d.services.keys import Caller, Callers
 from s2d.services.rates import Rates
@@ -31,10 +32,10 @@ class Access:
         self._rates = Rates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and address(scope) not in OPEN_PATHS:
             caller = await self._callers.of(scope["app"].state.context, bearer(Headers(scope=scope)))
             self._rates.take(caller.key_id, caller.requests_per_min)
-            check_scopes(caller, scope["method"], scope["path"])
+            check_scopes(caller, scope["method"], address(scope))
             scope.setdefault("state", {}).update(caller=caller, callers=self._callers)
         await self._app(scope, receive, send)
 

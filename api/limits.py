@@ -13,6 +13,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.paths import address
+
 UPLOAD_PATH = "/v1/files"
 #: The multipart headers and the purpose, beside the file itself.
 UPLOAD_SLACK = 64 * 1024
@@ -44,7 +46,7 @@ class BodyLimit:
         await self._app(scope, _Body(receive, limit, self._body_timeout_s), send)
 
     def _limit(self, scope: Scope) -> int:
-        if scope["method"] == "POST" and scope["path"] == UPLOAD_PATH:
+        if scope["method"] == "POST" and address(scope) == UPLOAD_PATH:
             return self._max_upload_bytes + UPLOAD_SLACK
         return self._max_body_bytes
 

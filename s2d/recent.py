@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
@@ -14,7 +15,7 @@ _KEPT = 10_000
 
 
 class Recent(Generic[K, V]):
-    """Answers by key. Belongs to one event loop; only `forget` may be called from other threads.
+    """Answers by key. Belongs to one event loop; only `forget` and `forget_all` may be called from other threads.
 
     Whoever asks while somebody is asking the same waits for that answer. An error is everybody's who waited, and is not
     kept.
@@ -23,6 +24,7 @@ class Recent(Generic[K, V]):
     def __init__(self) -> None:
         self._answers: dict[K, tuple[V, float]] = {}
         self._asking: dict[K, asyncio.Task[V]] = {}
+        self._lock = threading.Lock()
 
     def known(self, key: K, fresh_s: float) -> V | None:
         """The answer, if it is less than so many seconds old."""
@@ -43,26 +45,30 @@ class Recent(Generic[K, V]):
 
     def forget(self, key: K) -> None:
         """Ask anew next time; an answer that is on its way may be from before, so nobody new waits for it."""
-        self._answers.pop(key, None)
-        self._asking.pop(key, None)
+        with self._lock:
+            self._answers.pop(key, None)
+            self._asking.pop(key, None)
 
     def forget_all(self) -> None:
-        self._answers.clear()
-        self._asking.clear()
+        with self._lock:
+            self._answers.clear()
+            self._asking.clear()
 
     async def _ask(self, key: K, ask: Callable[[], Coroutine[Any, Any, V]]) -> V:
         me = asyncio.current_task()
         began = time.monotonic()
         try:
             answer = await ask()
-            if self._asking.get(key) is me:
-                if len(self._answers) >= _KEPT:
-                    self._answers.clear()
-                self._answers[key] = answer, began
+            with self._lock:
+                if self._asking.get(key) is me:
+                    if len(self._answers) >= _KEPT:
+                        self._answers.clear()
+                    self._answers[key] = answer, began
             return answer
         finally:
-            if self._asking.get(key) is me:
-                del self._asking[key]
+            with self._lock:
+                if self._asking.get(key) is me:
+                    del self._asking[key]
 
 
 def _seen(done: asyncio.Task[Any]) -> None:

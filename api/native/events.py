@@ -75,8 +75,9 @@ async def list_events(
     from `Last-Event-ID` on until the job has ended, which a last `event: done` says."""
     if stream or "text/event-stream" in accept:
         # Here, so that a job that does not exist is still a 404.
-        await run_in_threadpool(jobs.get, ctx, job_id)
-        start = after if last_event_id is None else last_event_id
+        job = await run_in_threadpool(jobs.get, ctx, job_id)
+        # Not beyond the last event: others follow the same tail.
+        start = min(after if last_event_id is None else last_event_id, job.last_seq)
         return StreamingResponse(follow(ctx, tails, job_id, start), media_type="text/event-stream", headers=_HEADERS)
     rows, _ = await run_in_threadpool(jobs.events_since, ctx, job_id, after, limit + 1)
     page = EventPage(data=[JobEvent.of(row) for row in rows[:limit]], has_more=len(rows) > limit)

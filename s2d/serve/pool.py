@@ -239,11 +239,18 @@ class StudentServers:
     def _keep_until_closed(self) -> None:
         period_s = min(1.0, self._settings.idle_s / 4)
         while not self._closed.wait(period_s):
-            for slot in self._take_unused():
-                log.info("the server of %s is not needed any more", slot.student_id)
-                slot.server.stop()
-            for student_id, path in self._take_missed():
-                self._callers.submit(self._revive, student_id, path)
+            try:
+                self._keep()
+            except Exception:
+                # Whatever it was with one server: the others are kept on.
+                log.exception("the student servers were not looked after this time")
+
+    def _keep(self) -> None:
+        for slot in self._take_unused():
+            log.info("the server of %s is not needed any more", slot.student_id)
+            slot.server.stop()
+        for student_id, path in self._take_missed():
+            self._callers.submit(self._revive, student_id, path)
 
     def _take_unused(self) -> list[Slot]:
         since = time.monotonic() - self._settings.idle_s

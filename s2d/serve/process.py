@@ -82,10 +82,13 @@ class ServerProcess:
         log.info("server %s stopped", self.log_path.stem)
 
     def log_tail(self, lines: int = 15) -> str:
-        """The last lines that the server wrote, at most `LOG_TAIL_BYTES` bytes."""
-        with self.log_path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        """The last lines that the server wrote, at most `LOG_TAIL_BYTES` bytes; none if somebody took the log away."""
+        try:
+            with self.log_path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+                return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return f"({self.log_path} is gone)"
 
     def _spawn(self) -> None:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +97,13 @@ class ServerProcess:
         with self._lock, self.log_path.open("wb") as output:
             if self._stopped:
                 raise ServerFailed("the server was stopped before it started: try again")
-            self._process = self._popen(output)
+            try:
+                self._process = self._popen(output)
+            except OSError as error:
+                where = self.launch.cwd
+                raise ServerFailed(
+                    f"the student's server cannot be started on this host in {where}: {error}"
+                ) from error
 
     def _popen(self, output: IO[bytes]) -> subprocess.Popen[bytes]:
         # This process' own settings hold the database's and the broker's passwords, which no server needs.

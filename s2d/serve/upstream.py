@@ -100,7 +100,8 @@ class Upstream:
     def give_back(self, origin: Origin, connection: _Connection) -> None:
         """Keep a connection for the next request if its answer was read to the end, else end it."""
         if connection.rest():
-            self._idle[origin].append(connection)
+            connection.home = self._idle[origin]
+            connection.home.append(connection)
         else:
             connection.end()
 
@@ -147,6 +148,8 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.heard_anything = False
+        # The idle ones that it is among.
+        self.home: list[_Connection] | None = None
         self._loop = loop
         self._open = True
         self._rested_at = 0.0
@@ -216,6 +219,11 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._watch is None or self._whole:
+            # Nobody has asked: what comes now must not be taken for the next answer.
+            self._open = False
+            self._transport.abort()
+            return
         self.heard_anything = True
         self._heard = self._loop.time()
         try:
@@ -227,6 +235,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open = False
+        if self.home is not None and self in self.home:
+            self.home.remove(self)
         if self._watch is not None:
             self._watch.cancel()
             if not self._whole:

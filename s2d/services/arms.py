@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from s2d.services.grading import Grading
 from s2d.services.questions import Question
 from s2d.store.tables import StudentRow
 from s2d.verifiers.pool import Grade
+
+log = logging.getLogger(__name__)
 
 #: How long an arm waits for a server while others, which may have to start, keep them all busy.
 PATIENCE_S = 300.0
@@ -72,9 +75,13 @@ async def ask(services: Services, asking: Asking, student: StudentRow) -> ArmAns
     seen, began = _seen_by(asking, student.arm), time.monotonic()
     try:
         replies = await together([_patiently(services, student.id, body) for body in asking.bodies])
-        answers = await _graded(services.grading, asking, [reply["choices"][0] for reply in replies])
+        answers = await _graded(services, asking, [reply["choices"][0] for reply in replies])
     except S2DError as error:
         return ArmAnswers(student, seen, time.monotonic() - began, error=error)
+    except Exception:
+        log.exception("%s could not be compared", student.id)
+        failed = S2DError("Something went wrong with this arm. The log has the reason.")
+        return ArmAnswers(student, seen, time.monotonic() - began, error=failed)
     return ArmAnswers(student, seen, time.monotonic() - began, answers, _usage(replies))
 
 
@@ -100,11 +107,12 @@ async def _patiently(services: Services, student_id: str, body: dict[str, Any]) 
             await asyncio.sleep(error.retry_after_s)
 
 
-async def _graded(grading: Grading, asking: Asking, choices: Sequence[dict[str, Any]]) -> tuple[Answer, ...]:
+async def _graded(services: Services, asking: Asking, choices: Sequence[dict[str, Any]]) -> tuple[Answer, ...]:
     texts = [choice["message"]["content"] or "" for choice in choices]
     row, grades = asking.question.row, list[Grade | None]([None] * len(texts))
     if row is not None and row.answer is not None:
-        grades = [*await asyncio.to_thread(grading.grade, asking.plan.verifier, [(text, row.answer) for text in texts])]
+        pairs = [(text, row.answer) for text in texts]
+        grades = [*await services.grading.grade_async(asking.plan.verifier, pairs)]
     reasons = [choice["finish_reason"] for choice in choices]
     return tuple(Answer(*one) for one in zip(texts, reasons, grades, strict=True))
 

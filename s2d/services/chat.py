@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s2d.errors import NotFound
 from s2d.recent import Recent
 from s2d.serve import CHAT, Admission, Asked, Endpoint, Forwarder, Lease, ServeSettings, StudentServers, checked
 from s2d.services import students
 from s2d.services.context import Context
+from s2d.services.keys import TRUST_ALONE_S
 from s2d.settings import Settings
+from s2d.store.database import DATABASE_AWAY
 
 #: Where a student lies is believed for so long, so that most questions ask no database.
 TRUST_S = 5.0
@@ -43,7 +46,17 @@ class Chat:
         async def look() -> Path:
             return Path((await asyncio.to_thread(students.get, ctx, student_id)).path)
 
-        return await self.known.get((ctx.db.tenant, student_id), TRUST_S, look)
+        key = (ctx.db.tenant, student_id)
+        try:
+            return await self.known.get(key, TRUST_S, look)
+        except NotFound:
+            self.known.forget(key)
+            raise
+        except DATABASE_AWAY:
+            known = self.known.known(key, TRUST_ALONE_S)
+            if known is None:
+                raise
+            return known
 
 
 def open_chat(settings: Settings) -> Chat:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +16,8 @@ from s2d.verifiers.process import Pair
 
 #: Verifiers whose processes are kept. Beyond that, the one that nobody has used for longest ends.
 MOST = 4
+#: Questions that are graded at once from an event loop.
+AT_ONCE = 4
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Grading:
     def __init__(self, most: int = MOST) -> None:
         self._most = most
         self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="grading")
         # In the order of their last use.
         self._kept: dict[str, _Kept] = {}
 
@@ -42,9 +47,17 @@ class Grading:
                 return pool.grade(pairs)
         except StageFailure as err:
             raise Unavailable(err.message, code="verifier_unavailable") from err
+        except RuntimeError as err:
+            # Another caller found that its processes do not start, while this one waited for them.
+            raise Unavailable(f"The verifier cannot be used: {err}.", code="verifier_unavailable") from err
+
+    async def grade_async(self, spec: VerifierSpec, pairs: Sequence[Pair]) -> list[Grade]:
+        """`grade` for an event loop, on threads of its own: completions that hang hold up nothing else."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.grade, spec, pairs)
 
     def close(self) -> None:
         """Ends every process; nobody may grade any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             kept, self._kept = self._kept, {}
         for one in kept.values():

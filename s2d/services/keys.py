@@ -74,6 +74,9 @@ class Callers:
         key = keys.digest(secret or "")
         try:
             return await self._recent.get(key, TRUST_S, lambda: asyncio.to_thread(authenticate, ctx, secret))
+        except NotAuthenticated:
+            self._recent.forget(key)
+            raise
         except DATABASE_AWAY:
             known = self._recent.known(key, TRUST_ALONE_S)
             if known is None:

@@ -23,8 +23,9 @@ def id_of(job_id: str, arm: str = WORKFLOW, *, suffix: str | None = None) -> str
         suffix: any text; its ASCII letters and digits become part of the name, so that it is safe in an address.
     """
     plain = unicodedata.normalize("NFKD", suffix or "").encode("ascii", "ignore").decode().lower()
-    words = re.findall("[a-z0-9]+", plain)
-    workflow = "-".join(["student", *words, job_id.removeprefix("job_")])
+    # One character may become several, and the whole id has a place for so many.
+    words = "-".join(re.findall("[a-z0-9]+", plain))[:64].strip("-")
+    workflow = "-".join(["student", *filter(None, [words]), job_id.removeprefix("job_")])
     return workflow if arm == WORKFLOW else f"{workflow}.{arm}"
 
 

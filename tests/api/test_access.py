@@ -84,3 +84,36 @@ def test_a_known_key_is_believed_while_the_database_is_away(
     assert_problem(client.get("/metrics", headers={"authorization": "Bearer s2d-new"}), 503, "database_unavailable")
     monkeypatch.setattr("s2d.services.keys.TRUST_ALONE_S", 0.0)
     assert_problem(client.get("/metrics"), 503, "database_unavailable")
+
+
+def test_a_prefix_of_a_proxy_opens_nothing(app: FastAPI, settings: Settings) -> None:
+    """`uvicorn --root-path /s2d`: the router takes the prefix off, and so do the scopes."""
+    with TestClient(app, root_path="/s2d", raise_server_exceptions=False) as client:
+        admin = {"authorization": f"Bearer {settings.key_file.read_text().strip()}"}
+        made = client.post("/s2d/v1/keys", headers=admin, json={"name": "a", "scopes": ["train"]})
+        assert made.status_code == 201, made.text
+        train = {"authorization": f"Bearer {made.json()['secret']}"}
+        for path in ("/v1/keys", "/s2d/v1/keys", "/s2d/metrics", "/metrics"):
+            assert_problem(client.get(path, headers=train), 403)
+        assert_problem(client.post("/s2d/v1/keys", headers=train, json={"name": "a", "scopes": ["admin"]}), 403)
+        assert client.get("/s2d/v1/jobs", headers=train).status_code == 200
+        assert client.get("/s2d/healthz").status_code == 200
+
+
+def test_a_key_that_is_known_to_be_revoked_stays_out_when_the_database_goes_away(
+    client: TestClient, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s2d.services.keys.TRUST_S", 0.0)
+    with ctx.db.begin() as session:
+        row, secret = keys.create(session, "second")
+    headers = {"authorization": f"Bearer {secret}"}
+    assert client.get("/metrics", headers=headers).status_code == 200
+    with ctx.db.begin() as session:
+        keys.revoke(session, row.id)
+    assert_problem(client.get("/metrics", headers=headers), 401)
+
+    def away(*_: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("away"))
+
+    monkeypatch.setattr("s2d.services.keys.authenticate", away)
+    assert_problem(client.get("/metrics", headers=headers), 503)

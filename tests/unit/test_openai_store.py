@@ -121,3 +121,11 @@ def test_a_student_is_removed_once_and_only_its_last_row_frees_the_weights(ctx: 
             assert students.remove(session, name)[1] is alone
         with ctx.db.begin() as session, pytest.raises(NotFound):
             students.remove(session, name)
+
+
+def test_a_suffix_that_grows_when_it_is_written_in_ascii_still_fits(database_url: str) -> None:  # noqa: ARG001
+    from s2d.store import students
+
+    name = students.id_of("job_" + "0" * 24, "compute_matched_raw_teacher_bridge", suffix="a" + "\u33af" * 63)
+    assert len(name) < 200
+    assert students.id_of("job_1", suffix="First try!") == "student-first-try-1"

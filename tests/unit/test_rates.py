@@ -52,7 +52,7 @@ def test_whoever_waits_as_told_is_served(per_min: int, waits: list[float]) -> No
         except TooManyRequests as refused:
             clock.now += refused.retry_after_s
             limited.take("key", per_min)
-        assert served <= per_min + clock.now * per_min / 60 + 1e-6
+        assert served <= per_min + clock.now * per_min / 60 + 1e-3
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

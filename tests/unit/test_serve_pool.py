@@ -361,3 +361,20 @@ def test_a_retired_student_ends_with_its_last_answer(make_pool: MakePool) -> Non
     lease.release()
     assert eventually(lambda: gone(*serving))
     assert pool.running() == []
+
+
+def test_a_log_that_somebody_took_away_stops_nobody(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool()
+    with pool.acquire("a", Path("ok")) as lease:
+        server = pids(lease)[0]
+    (tmp_path / "logs" / "a.log").unlink()
+    os.kill(server, signal.SIGKILL)
+    assert eventually(lambda: gone(server))
+    assert eventually(lambda: pool.running() == ["a"])
+    assert pool._keeper.is_alive()
+
+
+def test_a_folder_that_is_not_on_this_host_is_named(make_pool: MakePool, engine: StubEngine) -> None:
+    engine.script = engine.script.parent / "nowhere" / "stub.py"
+    with pytest.raises(ServerFailed, match=r"on this host in .*nowhere"):
+        make_pool().acquire("a", Path("ok"))

@@ -254,3 +254,19 @@ def test_tokens_that_come_together_are_passed_together_but_the_first_and_the_las
         return first + second + await reply.part()
 
     assert asked(says(*pieces, pause_s=0.01), read) == b"012345678"
+
+
+def test_what_comes_unasked_on_a_kept_connection_is_no_answer() -> None:
+    async def answers_and_goes_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answers(reader, writer, 1)
+        await asyncio.sleep(0.05)
+        writer.write(b"HTTP/1.1 408 Too Slow\r\ncontent-length: 5\r\n\r\nSTALE")
+        await answers(reader, writer, 1)
+
+    async def ask(upstream: Upstream, url: str) -> None:
+        for _ in range(2):
+            assert await read_all(upstream, url) == b"a"
+            await asyncio.sleep(0.15)
+        assert not any(upstream._idle.values()), "closed connections are not kept"
+
+    assert conversation(answers_and_goes_on, ask) == 2
