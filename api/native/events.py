@@ -59,7 +59,7 @@ Seq = Annotated[int, Field(ge=0, lt=2**31)]
 @router.get(
     "/{job_id}/events",
     response_model=EventPage,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": {}}}},
 )
 async def list_events(
     ctx: ContextDep,
