@@ -186,7 +186,8 @@ def test_a_body_that_is_too_large_is_refused_with_a_length_before_it_comes_and_w
     # A length that is a lie is cut where it says, and one that is none is no request.
     request = Raw(fault, "/v1/plans", "content-length: 2")
     request.send(b"{}" + b" " * BODY)
-    refused(request.answer(), 400, "invalid_request")
+    # What comes after it is no request, and the server that reads them says so before ours has answered.
+    assert request.answer().status_code == 400
     assert len(uploads(fault)) == 1
 
 
