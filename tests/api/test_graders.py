@@ -26,7 +26,8 @@ RUN = "/v1/fine_tuning/alpha/graders/run"
 VALIDATE = "/v1/fine_tuning/alpha/graders/validate"
 MATH: Any = {"type": "s2d", "verifier": "math"}
 #: Keeps math-verify busy for longer than any deadline.
-TOWER = r"\boxed{" + "^".join(["9"] * 8) + "}"
+#: Nested by braces: without them the reading, and so whether it hangs, differs from process to process.
+TOWER = r"\boxed{9^{9^{9^{9}}}}"
 
 
 def check(operation: str = "eq", **change: Any) -> Any:
