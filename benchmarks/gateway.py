@@ -26,7 +26,7 @@ import httpx
 import psutil
 import uvloop
 
-from benchmarks.rig import DEMO, until
+from benchmarks.rig import DEMO, stored_job, until
 from s2d.embedded.part import Command, Part
 from s2d.embedded.ports import claim_port, local_url
 from s2d.embedded.service import api_command
@@ -34,9 +34,7 @@ from s2d.serve.engine import VllmEngine
 from s2d.serve.upstream import Limits, Upstream
 from s2d.services.context import open_context
 from s2d.settings import Settings
-from s2d.store import jobs, keys, students
-from s2d.store.database import db_now
-from s2d.store.tables import FileRow, PlanRow
+from s2d.store import keys, students
 
 STUDENT = "student-bench"
 STREAMS = (1, 8, 64)
@@ -178,12 +176,7 @@ def _state(folder: Path, vllm_url: str) -> Settings:
     settings = Settings(state_dir=folder / "state", vllm_url=vllm_url, port=claim_port("127.0.0.1", 0))
     ctx = open_context(settings)
     with ctx.db.begin() as session:
-        session.add(PlanRow(id="plan_bench", document={}, created_at=db_now()))
-        counts = {"bytes": 1, "labeled": 1, "unlabeled": 0}
-        file = {"filename": "a", "purpose": "fine-tune", "sha256": "0", "report": {}, **counts}
-        session.add(FileRow(id="file_bench", **file, created_at=db_now()))
-        session.flush()
-        job = jobs.create(session, plan_id="plan_bench", file_id="file_bench", name=None)
+        job = stored_job(session)
         students.register(session, student_id=STUDENT, job_id=job.id, path=str(DEMO / "student"))
     ctx.db.close()
     return settings

@@ -27,6 +27,7 @@ import psutil
 import uvloop
 
 from benchmarks.gateway import running
+from benchmarks.rig import stored_job
 from s2d.embedded.part import Part
 from s2d.embedded.ports import claim_port, local_url
 from s2d.embedded.service import api_command
@@ -34,9 +35,7 @@ from s2d.events import NewEvent
 from s2d.services.context import Context, first_key, open_context
 from s2d.settings import Settings
 from s2d.store import jobs
-from s2d.store.database import db_now
 from s2d.store.jobs import Claim
-from s2d.store.tables import FileRow, PlanRow
 
 POLLERS, STREAMS, PERIOD_S, EVENT_S = 1000, 500, 2.0, 0.5
 RESULTS = Path(__file__).parent / "results"
@@ -123,12 +122,7 @@ def service(folder: Path) -> Iterator[tuple[Context, psutil.Process, Claim, str]
     ctx = open_context(settings)
     key = first_key(ctx)
     with ctx.db.begin() as session:
-        session.add(PlanRow(id="plan_bench", document={}, created_at=db_now()))
-        counts = {"bytes": 1, "labeled": 1, "unlabeled": 0}
-        file = {"filename": "a", "purpose": "fine-tune", "sha256": "0", "report": {}, **counts}
-        session.add(FileRow(id="file_bench", **file, created_at=db_now()))
-        session.flush()
-        job = jobs.create(session, plan_id="plan_bench", file_id="file_bench", name=None)
+        job = stored_job(session)
         claim = jobs.claim(session, job.id, "bench", 3600)
     assert claim is not None
     url = local_url(settings.host, settings.port)

@@ -17,12 +17,16 @@ from typing import Any
 import httpx
 import psutil
 import redis
+from sqlalchemy.orm import Session
 
 from s2d.embedded.part import Command, Part
 from s2d.embedded.ports import claim_port, local_url
 from s2d.embedded.redis import PrivateRedis
 from s2d.embedded.service import api_command, worker_command
 from s2d.settings import Settings
+from s2d.store import jobs
+from s2d.store.database import db_now
+from s2d.store.tables import FileRow, JobRow, PlanRow
 
 DEMO = Path(__file__).resolve().parents[1] / "s2d" / "demo" / "assets"
 #: What a loaded machine with two cores may take for anything that is waited for.
@@ -42,6 +46,16 @@ def until(what: str, ready: Callable[[], Any], patience_s: float = PATIENCE_S) -
             raise TimeoutError(f"{what} did not come true within {patience_s:.0f} s")
         time.sleep(0.05)
     return found
+
+
+def stored_job(session: Session) -> JobRow:
+    """A queued job for what looks at jobs and runs none; its plan and its file are empty."""
+    session.add(PlanRow(id="plan_bench", document={}, created_at=db_now()))
+    counts = {"bytes": 1, "labeled": 1, "unlabeled": 0}
+    file = {"filename": "a", "purpose": "fine-tune", "sha256": "0", "report": {}, **counts}
+    session.add(FileRow(id="file_bench", **file, created_at=db_now()))
+    session.flush()
+    return jobs.create(session, plan_id="plan_bench", file_id="file_bench", name=None)
 
 
 class Client:
