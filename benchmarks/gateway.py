@@ -112,7 +112,8 @@ def _cpu_s(target: Target) -> float | None:
 async def measure(targets: list[Target], rounds: int) -> dict[int, dict[str, list[Round]]]:
     """By streams, by target. Each round begins with another target, and a first one warms up and is not kept."""
     found: dict[int, dict[str, list[Round]]] = {}
-    upstream = Upstream(LIMITS)
+    # Each part as it comes: the client is not what is measured.
+    upstream = Upstream(LIMITS, moment_s=0.0)
     for streams in STREAMS:
         found[streams] = {target.name: [] for target in targets}
         for number in range(rounds + 1):

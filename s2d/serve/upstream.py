@@ -4,7 +4,8 @@ The stock client libraries cost too much for a token, see benchmarks/results/gat
 httptools' parser and no more: no redirects, no compression, no proxies. An answer must have a length or be chunked, as
 those of uvicorn are; one that only the end of the connection ends counts as cut off.
 
-Tokens that come within `TOGETHER_S` of each other are passed on together; the first one, and the last, never wait.
+After a part was passed on nothing is read for a moment, so that tokens which come meanwhile go on together: to be woken
+for each costs a busy machine more than to handle it. The first part never waits.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import httptools
 
 #: Bytes that wait for the client before no more are read from the server.
 HIGH_WATER = 256 * 1024
-#: Less than a screen's picture lasts, so that nobody sees it, and fewer writes for students that are faster than eyes.
-TOGETHER_S = 0.010
+#: The moment: so long for each further answer that is being read, as one alone is best passed on at once, and at most
+#: less than a screen's picture lasts. All connections go on at the same ticks, one waking for all of them.
+MOMENT_S, MOST_S = 0.001, 0.010
 #: Idle connections are used again for so long; uvicorn closes them after five seconds.
 KEPT_S = 3.0
 
@@ -62,7 +64,7 @@ class Reply:
     async def read(self) -> bytes:
         """All of the body. Raises Gone, Slow."""
         whole = bytearray()
-        while part := await self.part():
+        while part := await self._connection.some():
             whole += part
         return bytes(whole)
 
@@ -70,11 +72,25 @@ class Reply:
         self._pool.give_back(self._origin, self._connection)
 
 
-class Upstream:
-    """The connections to servers. Belongs to one event loop."""
+class _Pace:
+    """When connections go on reading."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, moment_s: float) -> None:
+        self.reading = 0
+        self._moment_s = moment_s
+
+    def after(self, now: float) -> float:
+        """The next tick, seconds on the loop's clock; `now` for at once."""
+        moment_s = min((self.reading - 1) * self._moment_s, MOST_S)
+        return (now // moment_s + 1) * moment_s if moment_s else now
+
+
+class Upstream:
+    """The connections to servers. Belongs to one event loop. With `moment_s` 0 parts are given as they come."""
+
+    def __init__(self, limits: Limits, moment_s: float = MOMENT_S) -> None:
         self._limits = limits
+        self._pace = _Pace(moment_s)
         self._idle: dict[Origin, list[_Connection]] = defaultdict(list)
 
     async def post(self, url: str, body: bytes, key: str | None = None) -> Reply:
@@ -129,7 +145,9 @@ class Upstream:
         secure = ssl.create_default_context() if scheme == "https" else None
         try:
             async with asyncio.timeout(self._limits.connect_s):
-                _, connection = await loop.create_connection(lambda: _Connection(loop), host, port, ssl=secure)
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(loop, self._pace), host, port, ssl=secure
+                )
         except TimeoutError:
             raise Gone(f"no connection within {self._limits.connect_s:g} s") from None
         except OSError as error:
@@ -146,15 +164,17 @@ def _head(path: str, host: str, length: int, key: str | None) -> bytes:
 class _Connection(asyncio.Protocol):
     """One request and answer after the other."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, pace: _Pace) -> None:
         self.heard_anything = False
         # The idle ones that it is among.
         self.home: list[_Connection] | None = None
         self._loop = loop
+        self._pace = pace
+        self._reads = False
         self._open = True
         self._rested_at = 0.0
         self._watch: asyncio.TimerHandle | None = None
-        self._later: asyncio.TimerHandle | None = None
+        self._moment: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._parts: list[bytes] = []
 
@@ -165,7 +185,6 @@ class _Connection(asyncio.Protocol):
         self._status: asyncio.Future[int] = self._loop.create_future()
         self._held, self._paused, self._speaks, self._whole, self._stays = 0, False, False, False, False
         self._error: Exception | None = None
-        self._next_at = 0.0
         self.heard_anything = False
         self._began = self._heard = self._loop.time()
         self._watch = self._loop.call_later(min(limits.first_byte_s, limits.total_s), self._check_time)
@@ -179,7 +198,14 @@ class _Connection(asyncio.Protocol):
 
         One caller at a time. Raises Gone, Slow.
         """
-        while not self._due():
+        data = await self.some()
+        if data and not self._whole:
+            self._wait_a_moment()
+        return data
+
+    async def some(self) -> bytes:
+        """`part`, for those who want all of it soon."""
+        while not (self._parts or self._whole or self._error is not None):
             self._waiter = self._loop.create_future()
             await self._waiter
         if not self._parts:
@@ -189,16 +215,14 @@ class _Connection(asyncio.Protocol):
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._held = 0
-        self._next_at = self._loop.time() + TOGETHER_S
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
+        if self._paused and self._moment is None:
+            self._go_on()
         return data
 
     def rest(self) -> bool:
         """Whether the answer is done with, and the connection can have another one."""
-        if self._watch is not None:
-            self._watch.cancel()
+        self._cancel_watch()
+        self._count_out()
         if not (self._open and self._whole and self._stays) or self._parts or self._error is not None:
             return False
         self._rested_at = self._loop.time()
@@ -208,7 +232,8 @@ class _Connection(asyncio.Protocol):
         return self._open and self._loop.time() - self._rested_at < KEPT_S
 
     def end(self) -> None:
-        for timer in (self._watch, self._later):
+        self._count_out()
+        for timer in (self._watch, self._moment):
             if timer is not None:
                 timer.cancel()
         self._transport.abort()
@@ -230,7 +255,7 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(Gone(f"its answer is no HTTP: {error}"))
-        if self._waiter is not None and self._due():
+        if self._parts or self._whole:
             self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -252,7 +277,8 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if not self._speaks:
-            self._speaks = True
+            self._speaks = self._reads = True
+            self._pace.reading += 1
             self._cancel_watch()
             self._check_time()
         self._parts.append(body)
@@ -269,21 +295,27 @@ class _Connection(asyncio.Protocol):
 
     # --- the rest ---
 
-    def _due(self) -> bool:
-        """Whether `part` has something to give now; if it only has to wait a little, it is woken then."""
-        if self._whole or self._error is not None or self._held > HIGH_WATER:
-            return True
-        if not self._parts:
-            return False
-        if self._loop.time() >= self._next_at:
-            return True
-        if self._later is None:
-            self._later = self._loop.call_at(self._next_at, self._wake_late)
-        return False
+    def _wait_a_moment(self) -> None:
+        now = self._loop.time()
+        then = self._pace.after(now)
+        if then <= now or self._moment is not None:
+            return
+        self._moment = self._loop.call_at(then, self._go_on)
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
 
-    def _wake_late(self) -> None:
-        self._later = None
-        self._wake()
+    def _go_on(self) -> None:
+        self._moment = None
+        # Too much is held: the client is slow, and takes it first.
+        if self._paused and self._open and self._held <= HIGH_WATER:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _count_out(self) -> None:
+        if self._reads:
+            self._reads = False
+            self._pace.reading -= 1
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2d.serve import upstream as module
-from s2d.serve.upstream import HIGH_WATER, Gone, Limits, Reply, Slow, Upstream
+from s2d.serve.upstream import HIGH_WATER, MOMENT_S, Gone, Limits, Reply, Slow, Upstream
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LIMITS = Limits(connect_s=5, first_byte_s=5, silence_s=5, total_s=30)
@@ -23,7 +23,15 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def asked(serve: Serve, read: Callable[[Reply], Awaitable[bytes]] = Reply.read, limits: Limits = LIMITS) -> bytes:
+def asked(
+    serve: Serve,
+    read: Callable[[Reply], Awaitable[bytes]] = Reply.read,
+    limits: Limits = LIMITS,
+    moment_s: float = MOMENT_S,
+    others: int = 0,
+) -> bytes:
+    """What `read` makes of the server's answer, while so many others are read too."""
+
     async def main() -> bytes:
         async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -38,11 +46,14 @@ def asked(serve: Serve, read: Callable[[Reply], Awaitable[bytes]] = Reply.read, 
         server = await asyncio.start_server(once, "127.0.0.1", 0)
         try:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/x"
-            reply = await Upstream(limits).post(url, b"{}")
+            upstream = Upstream(limits, moment_s)
+            upstream._pace.reading = others
+            reply = await upstream.post(url, b"{}")
             try:
                 return await read(reply)
             finally:
                 reply.close()
+                assert upstream._pace.reading == others, "an answer that is over slows no other down"
         finally:
             server.close()
 
@@ -238,22 +249,55 @@ def test_old_connections_are_not_trusted(monkeypatch: pytest.MonkeyPatch) -> Non
     assert conversation(answers, ask) == 2
 
 
-def test_tokens_that_come_together_are_passed_together_but_the_first_and_the_last_never_wait(
+def test_tokens_that_come_together_are_passed_together_but_the_first_never_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "TOGETHER_S", 0.5)
-    pieces = [CHUNKED + chunk(b"0"), *(chunk(b"%d" % n) for n in range(1, 8)), chunk(b"8") + b"0\r\n\r\n"]
+    monkeypatch.setattr(module, "MOST_S", 1.0)
+    heard = asyncio.Event()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Just after a tick, so that the whole moment is before what follows.
+        await asyncio.sleep(1.0 - asyncio.get_running_loop().time() % 1.0 + 0.01)
+        writer.write(CHUNKED + chunk(b"0"))
+        await heard.wait()
+        for n in range(1, 9):
+            writer.write(chunk(b"%d" % n))
+            await asyncio.sleep(0.01)
+        writer.write(b"0\r\n\r\n")
 
     async def read(reply: Reply) -> bytes:
-        began = time.monotonic()
         first = await reply.part()
-        assert (first, time.monotonic() - began < 0.25) == (b"0", True)
+        began = time.monotonic()
+        heard.set()
         second = await reply.part()
-        assert second == b"12345678"
-        assert time.monotonic() - began < 0.45, "the end is not waited for"
+        assert (first, second) == (b"0", b"12345678")
+        assert time.monotonic() - began > 0.3
         return first + second + await reply.part()
 
-    assert asked(says(*pieces, pause_s=0.01), read) == b"012345678"
+    assert asked(serve, read, moment_s=1.0, others=1) == b"012345678"
+
+
+def test_one_who_wants_the_whole_answer_waits_for_no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_S", 60.0)
+    pieces = [CHUNKED + chunk(b"0"), *(chunk(b"%d" % n) for n in range(1, 8)), b"0\r\n\r\n"]
+    assert asked(says(*pieces, pause_s=0.02), moment_s=60.0, others=1) == b"01234567"
+
+
+def test_an_answer_that_is_alone_is_passed_on_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_S", 60.0)
+
+    async def read(reply: Reply) -> bytes:
+        parts = [part async for part in _parts(reply)]
+        assert len(parts) > 1
+        return b"".join(parts)
+
+    pieces = [CHUNKED + chunk(b"0"), *(chunk(b"%d" % n) for n in range(1, 8)), b"0\r\n\r\n"]
+    assert asked(says(*pieces, pause_s=0.05), read, moment_s=60.0) == b"01234567"
+
+
+async def _parts(reply: Reply) -> AsyncIterator[bytes]:
+    while part := await reply.part():
+        yield part
 
 
 def test_what_comes_unasked_on_a_kept_connection_is_no_answer() -> None:
