@@ -9,7 +9,12 @@ from pathlib import Path
 
 import postgres
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import create_engine, text
+
+# Deadlines would make timed tests of all properties, and a busy machine fail them.
+settings.register_profile("s2d", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("s2d")
 
 CONTEXT = 1024
 TEMPLATE = (

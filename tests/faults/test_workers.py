@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from typing import Any
 
 import psutil
 import pytest
@@ -125,21 +126,30 @@ def test_cancelled_at_any_moment_of_every_stage_it_goes_on_where_it_was(fault: F
     undisturbed = fault.job()
     fault.client.wait(undisturbed, "succeeded")
     job = fault.job()
+    cancelled = 0
     for stage in STAGES:
-        until(stage, lambda stage=stage: fault.client.job(job)["current_stage"] == stage)
+        until(stage, lambda stage=stage: has_come_to(fault.client.job(job), stage))
         time.sleep(rng.uniform(0, 0.6))
         answer = fault.client.http.post(f"/jobs/{job}/cancel")
         if answer.status_code == 409:
             # The last stage may have ended meanwhile; then the job has.
-            assert (stage, fault.client.job(job)["state"]) == (STAGES[-1], "succeeded")
+            assert fault.client.job(job)["state"] == "succeeded"
             break
         fault.client.wait(job, "cancelled")
+        cancelled += 1
         assert fault.rig.stages(job) == []
         fault.client.ask(job, "resume")
     fault.client.wait(job, "succeeded")
+    assert cancelled
     assert lost(steps(fault, job)) == 0, "a stop saves its last step"
     assert fault.digest(job) == fault.digest(undisturbed)
     fault.check(job)
+
+
+def has_come_to(shown: dict[str, Any], stage: str) -> bool:
+    """A short stage may begin and end between two looks."""
+    now = shown["current_stage"]
+    return shown["state"] == "succeeded" or (now is not None and STAGES.index(now) >= STAGES.index(stage))
 
 
 @pytest.mark.fault(2)
