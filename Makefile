@@ -8,7 +8,7 @@ VLLM   := .venv-vllm
 
 SEEDS  ?= 6
 
-.PHONY: demo test test-slow test-faults test-vllm bench-paper soak lint setup clean
+.PHONY: demo test test-slow test-faults test-vllm bench-paper bench-planner soak lint setup clean
 
 setup: $(READY)
 
@@ -41,6 +41,11 @@ test-vllm: $(READY) $(VLLM)/.ready
 # The paper's table at small scale; SEEDS=1 for a short look.
 bench-paper: $(READY)
 	$(BIN)/python -m benchmarks.paper_table --seeds $(SEEDS) $(if $(filter 6,$(SEEDS)),,--out benchmarks/results/short)
+
+# Memory and times of real stages beside what the planner says.
+bench-planner: $(READY)
+	$(BIN)/python -m benchmarks.planner.memory
+	$(BIN)/python -m benchmarks.planner.times
 
 # 100 jobs under random faults; SOAK="--jobs 20 --seed 7" for another one.
 soak: $(READY)

@@ -1,13 +1,17 @@
-"""Conditional requests (RFC 9110, section 13): `If-Match` for changes, `If-None-Match` for polls."""
+"""Conditional requests (RFC 9110, section 13): `If-Match` for changes, `If-None-Match` for polls.
+
+The versions themselves are the store's, which checks them with the row locked (`s2d.store.versions`).
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Depends, Header
+from fastapi import Depends, Header, Response
 
 from s2d.errors import InvalidRequest
+from s2d.store.versions import Expected
 
 _TAGS = re.compile(r'(?:W/)?"[^"]*"')
 
@@ -16,7 +20,7 @@ async def if_match(
     if_match: Annotated[
         str | None, Header(max_length=1000, description="The ETag that the change is meant for; else it is a 412.")
     ] = None,
-) -> frozenset[str] | None:
+) -> Expected:
     """The versions that a change is meant for; None: any.
 
     Raises:
@@ -41,7 +45,17 @@ def is_known(version: str, if_none_match: str | None) -> bool:
     return known.strip() == "*" or etag(version) in (tag.removeprefix("W/") for tag in _TAGS.findall(known))
 
 
-IfMatch = Annotated[frozenset[str] | None, Depends(if_match)]
+def as_known(body: bytes, version: str, if_none_match: str | None) -> Response:
+    """The thing as JSON under its ETag, or a 304 where the client has it already."""
+    headers = {"etag": etag(version), "cache-control": "no-cache"}
+    if is_known(version, if_none_match):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+#: What an endpoint that answers by `as_known` may also answer.
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is as the client has it."}}
+IfMatch = Annotated[Expected, Depends(if_match)]
 IfNoneMatch = Annotated[
     str | None, Header(max_length=1000, description="The ETag that the client has: then a 304 without a body.")
 ]

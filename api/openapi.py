@@ -29,6 +29,8 @@ _EVERYWHERE = {
 _OPEN = {status: _EVERYWHERE[status] for status in ("503", "default")}
 _BY_ID = {"404": "There is no such thing."}
 _BY_STATE = {"409": "Its state does not allow this, or the idempotency key was used for another body."}
+_BY_VERSION = {"412": "It is not any more as `If-Match` says; nothing was changed."}
+_ETAG = {"description": "The version, for `If-None-Match` and `If-Match`.", "schema": {"type": "string"}}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -48,17 +50,26 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 def _complete(operation: dict[str, Any], path: str, method: str) -> None:
     operation["security"] = [] if path in OPEN_PATHS else [{"key": []}]
-    told = _OPEN if path in OPEN_PATHS else _EVERYWHERE | _particular(path, method)
+    told = _OPEN if path in OPEN_PATHS else _EVERYWHERE | _particular(operation, path, method)
     content = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
     for status, description in sorted(told.items()):
         operation["responses"][status] = {"description": description, "content": content}
+    if "if-none-match" in _headers(operation):
+        for status in ("200", "304"):
+            operation["responses"][status]["headers"] = {"ETag": _ETAG}
 
 
-def _particular(path: str, method: str) -> dict[str, str]:
-    makes = path in ("/v1/jobs", "/v1/fine_tuning/jobs")
-    changes = makes or path.endswith(("/cancel", "/pause", "/resume")) or method == "delete"
+def _particular(operation: dict[str, Any], path: str, method: str) -> dict[str, str]:
+    headers = _headers(operation)
     names = "{" in path or method == "post"
-    return (_BY_ID if names else {}) | (_BY_STATE if changes and method != "get" else {})
+    told = _BY_ID if names else {}
+    if headers & {"if-match", "idempotency-key"}:
+        told = told | _BY_STATE
+    return told | _BY_VERSION if "if-match" in headers else told
+
+
+def _headers(operation: dict[str, Any]) -> set[str]:
+    return {one["name"] for one in operation.get("parameters", []) if one["in"] == "header"}
 
 
 if __name__ == "__main__":

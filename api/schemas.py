@@ -14,6 +14,15 @@ from s2d.store.tables import ApiKeyRow, FileRow, JobRow, PlanRow
 Id = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Most items on the page.")]
 After = Annotated[Id | None, Query(description="The last id of the page before.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="The same key with the same body makes one thing, however often it is sent. With another body, or "
+        "where the first answer cannot be given again, it is a 409.",
+    ),
+]
 Format = Annotated[
     Literal["json", "markdown"] | None, Query(description="`markdown` does the same as `Accept: text/markdown`.")
 ]

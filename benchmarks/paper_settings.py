@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final, get_args
 
 from s2d.demo import settings as demo
-from s2d.plan.document import Control
+from s2d.plan.names import Control
 
 FIRST_SEED: Final = 20
 SEEDS: Final = 6

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from s2d.events import NewEvent
-from s2d.plan.document import Plan, Prompting, load_plan
+from s2d.plan.document import Plan, load_plan
 from s2d.plan.graph import BASE, WORKFLOW, products
 from s2d.plan.models import weights_folder
+from s2d.plan.prompting import Prompting
 from s2d.rollouts.prompting import prompted_once
 from s2d.runner.layout import JobLayout
 

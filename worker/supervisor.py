@@ -23,11 +23,14 @@ from s2d.events import NewEvent, Origin
 from s2d.observe import OFF, Attributes, Span, Tracing, bind
 from s2d.plan.document import read_plan
 from s2d.plan.graph import Account
+from s2d.plan.hardware import detect
+from s2d.plan.machines import Machines
 from s2d.plan.recheck import check_models_again
 from s2d.runner import child
 from s2d.runner.child import Wish
 from s2d.runner.events import unread
 from s2d.runner.layout import JobLayout
+from s2d.runner.observed import remember
 from s2d.runner.pipeline import Outcome, Pipeline, failure
 from s2d.services.context import Context
 from s2d.services.progress import Progress
@@ -111,7 +114,10 @@ class Supervisor:
                 heartbeat_timeout_s=TRUST * settings.lease_s,
                 command=stage_command(settings.stage_command),
             )
-            return pipeline.run()
+            outcome = pipeline.run()
+            if outcome.state == "succeeded":
+                remember(Machines.of_state(settings.state_dir), plan, layout, detect())
+            return outcome
         except S2DError as err:
             return Outcome("failed", error=failure(err))
         except LeaseLost:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Header, Path, Response
+from fastapi import APIRouter, Path, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field, StringConstraints
 
-from api.conditions import IfMatch, IfNoneMatch, etag, is_known
+from api.conditions import NOT_MODIFIED, IfMatch, IfNoneMatch, as_known, etag
 from api.deps import ContextDep
 from api.native.snapshots import Snapshots, SnapshotsDep
-from api.schemas import MARKDOWN, Accept, After, Format, Id, Limit, Page, RequestBody, wants_markdown
+from api.schemas import MARKDOWN, Accept, After, Format, Id, IdempotencyKey, Limit, Page, RequestBody, wants_markdown
 from s2d.errors import FAILURE_CODES
 from s2d.services import jobs
 from s2d.services.context import Context
@@ -114,15 +114,7 @@ class Labels(BaseModel):
 
 
 @router.post("", status_code=202)
-def create(
-    ctx: ContextDep,
-    body: JobRequest,
-    response: Response,
-    idempotency_key: Annotated[
-        str | None,
-        Header(min_length=1, max_length=255, description="The same key with the same body gives the same job."),
-    ] = None,
-) -> Job:
+def create(ctx: ContextDep, body: JobRequest, response: Response, idempotency_key: IdempotencyKey = None) -> Job:
     """Queue a job. Follow it at `GET /v1/jobs/{id}` or `GET /v1/jobs/{id}/events`."""
     row = jobs.create(ctx, Order(body.plan, body.training_file, body.name), idempotency_key=idempotency_key)
     response.headers.update({"location": f"/v1/jobs/{row.id}", "etag": etag(version(row))})
@@ -136,14 +128,11 @@ def list_jobs(ctx: ContextDep, after: After = None, limit: Limit = 20, state: Jo
     return Page[Job].of(rows, has_more, Job.of)
 
 
-@router.get("/{job_id}", response_model=Job, responses={304: {"description": "It is as the client has it."}})
+@router.get("/{job_id}", response_model=Job, responses=NOT_MODIFIED)
 async def retrieve(ctx: ContextDep, snapshots: SnapshotsDep, job_id: Id, if_none_match: IfNoneMatch = None) -> Response:
     """One job, as it was at most a quarter of a second ago."""
     found = await snapshots.of(ctx, job_id)
-    headers = {"etag": etag(found.version), "cache-control": "no-cache"}
-    if is_known(found.version, if_none_match):
-        return Response(status_code=304, headers=headers)
-    return Response(found.body, media_type="application/json", headers=headers)
+    return as_known(found.body, found.version, if_none_match)
 
 
 @router.post("/{job_id}/cancel", status_code=202)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, StringConstraints
 
+from api.conditions import NOT_MODIFIED, IfMatch, IfNoneMatch, as_known, etag
 from api.deps import CallerDep, ContextDep
-from api.schemas import After, Id, Limit, Page, RequestBody
+from api.schemas import After, Id, IdempotencyKey, Limit, Page, RequestBody
 from s2d.services import keys
-from s2d.store.keys import Scope
+from s2d.store.keys import Scope, version
 from s2d.store.tables import DEFAULT_TENANT, ApiKeyRow
 
 router = APIRouter(prefix="/keys", tags=["keys"])
@@ -61,11 +62,18 @@ def _fields(row: ApiKeyRow) -> dict[str, object]:
 
 
 @router.post("", status_code=201)
-def create(ctx: ContextDep, body: KeyRequest) -> NewKey:
-    """Make a key. Its secret is in this answer and nowhere else."""
+def create(ctx: ContextDep, body: KeyRequest, response: Response, idempotency_key: IdempotencyKey = None) -> NewKey:
+    """Make a key. Its secret is in this answer and nowhere else, so a repetition with the same `Idempotency-Key` is a
+    409 that names the key: revoke it if the answer was lost."""
     row, secret = keys.create(
-        ctx, name=body.name, tenant=body.tenant, scopes=body.scopes, requests_per_min=body.requests_per_min
+        ctx,
+        name=body.name,
+        tenant=body.tenant,
+        scopes=body.scopes,
+        requests_per_min=body.requests_per_min,
+        idempotency_key=idempotency_key,
     )
+    response.headers["etag"] = etag(version(row))
     return NewKey.model_validate(_fields(row) | {"secret": secret})
 
 
@@ -76,9 +84,19 @@ def list_keys(ctx: ContextDep, after: After = None, limit: Limit = 20) -> Page[K
     return Page[Key].of(rows, has_more, Key.of)
 
 
+@router.get("/{key_id}", response_model=Key, responses=NOT_MODIFIED)
+def retrieve(ctx: ContextDep, key_id: Id, if_none_match: IfNoneMatch = None) -> Response:
+    """One key, of whatever tenant, without its secret."""
+    row = keys.get(ctx, key_id)
+    return as_known(Key.of(row).model_dump_json().encode(), version(row), if_none_match)
+
+
 @router.delete("/{key_id}")
-def revoke(ctx: ContextDep, caller: CallerDep, request: Request, key_id: Id) -> Key:
+def revoke(
+    ctx: ContextDep, caller: CallerDep, request: Request, response: Response, key_id: Id, if_match: IfMatch
+) -> Key:
     """Revoke a key for good. Other API processes may honour it for five seconds more."""
-    row = keys.revoke(ctx, key_id, caller=caller)
+    row = keys.revoke(ctx, key_id, caller=caller, expected=if_match)
     request.state.callers.forget()
+    response.headers["etag"] = etag(version(row))
     return Key.of(row)

@@ -10,6 +10,8 @@ from api.schemas import MARKDOWN, Accept, After, Format, Id, Limit, Page, wants_
 from s2d.plan.document import Plan
 from s2d.plan.render import to_markdown
 from s2d.plan.request import PlanRequest
+from s2d.plan.whatif import WhatIf, WhatIfRequest
+from s2d.plan.whatif_table import to_markdown as to_table
 from s2d.services import plans
 
 router = APIRouter(prefix="/plans", tags=["plans"])
@@ -24,6 +26,17 @@ def create(ctx: ContextDep, body: PlanRequest, format: Format = None, accept: Ac
     response = _represent(plan, format, accept, 201)
     response.headers["location"] = f"/v1/plans/{plan.id}"
     return response
+
+
+@router.post("/what-if", response_model=WhatIf, responses={200: AS_PAGE})
+def what_if(ctx: ContextDep, body: WhatIfRequest, format: Format = None, accept: Accept = "") -> Response:
+    """Say for every combination of the varied values what would be planned, or why nothing can be: at most 2,000 rows.
+    Nothing is kept."""
+    found = plans.compare(ctx, body)
+    if wants_markdown(format, accept):
+        lines = to_table(found.rows, found.varied, priced=body.priced)
+        return PlainTextResponse("\n".join(lines) + "\n", media_type=MARKDOWN)
+    return Response(found.model_dump_json(), media_type="application/json")
 
 
 @router.get("")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from fastapi import APIRouter, Form, Query, UploadFile
+from fastapi import APIRouter, Form, Query, Response, UploadFile
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
+from api.conditions import NOT_MODIFIED, IfMatch, IfNoneMatch, as_known, etag
 from api.deps import ContextDep
-from api.schemas import After, Id, Limit, Page
+from api.schemas import After, Id, IdempotencyKey, Limit, Page
 from s2d.data.ingest import IngestReport
 from s2d.services import files
+from s2d.store.files import version
 from s2d.store.tables import FileRow
 
 router = APIRouter(prefix="/files", tags=["files"])
@@ -48,12 +50,20 @@ class FileDeleted(BaseModel):
 
 
 @router.post("")
-def upload(ctx: ContextDep, file: UploadFile, purpose: Annotated[str, Form()] = "fine-tune") -> FileObject:
+def upload(
+    ctx: ContextDep,
+    file: UploadFile,
+    response: Response,
+    purpose: Annotated[str, Form()] = "fine-tune",
+    idempotency_key: IdempotencyKey = None,
+) -> FileObject:
     """Upload labels: one JSON object a line, with a problem (`problem`, `question`, `prompt` or chat `messages`) and,
     where there is one, its answer. Rows that cannot be used are left out and reported with line and reason."""
     # PostgreSQL takes no NUL in a text, and nobody's terminal wants the other control characters.
     filename = "".join(filter(str.isprintable, file.filename or ""))
-    return FileObject.of(files.upload(ctx, file.file, filename=filename, purpose=purpose))
+    row = files.upload(ctx, file.file, filename=filename, purpose=purpose, idempotency_key=idempotency_key)
+    response.headers["etag"] = etag(version(row))
+    return FileObject.of(row)
 
 
 @router.get("")
@@ -68,10 +78,11 @@ def list_files(
     return Page[FileObject].of(rows, has_more, FileObject.of)
 
 
-@router.get("/{file_id}")
-def retrieve(ctx: ContextDep, file_id: Id) -> FileObject:
-    """One file."""
-    return FileObject.of(files.get(ctx, file_id))
+@router.get("/{file_id}", response_model=FileObject, responses=NOT_MODIFIED)
+def retrieve(ctx: ContextDep, file_id: Id, if_none_match: IfNoneMatch = None) -> Response:
+    """One file. Its ETag is the sha256 of its content."""
+    row = files.get(ctx, file_id)
+    return as_known(FileObject.of(row).model_dump_json().encode(), version(row), if_none_match)
 
 
 @router.get("/{file_id}/content", response_class=FileResponse)
@@ -83,7 +94,7 @@ def content(ctx: ContextDep, file_id: Id) -> FileResponse:
 
 
 @router.delete("/{file_id}")
-def delete(ctx: ContextDep, file_id: Id) -> FileDeleted:
+def delete(ctx: ContextDep, file_id: Id, if_match: IfMatch) -> FileDeleted:
     """Delete a file that no job has used."""
-    files.delete(ctx, file_id)
+    files.delete(ctx, file_id, if_match)
     return FileDeleted(id=file_id)

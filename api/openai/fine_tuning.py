@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, Field
 
+from api.conditions import NOT_MODIFIED, IfMatch, IfNoneMatch, as_known, etag
 from api.deps import ContextDep
 from api.native.snapshots import Snapshots, SnapshotsDep
 from api.openai.fine_tuning_job import FineTuningJob, FineTuningRequest, params_as_sent
-from api.schemas import After, Id, Limit
+from api.schemas import After, Id, IdempotencyKey, Limit
 from s2d.errors import InvalidRequest
 from s2d.services import fine_tuning, jobs
 from s2d.services.context import Context
 from s2d.services.fine_tuning import Checkpoint
+from s2d.store.jobs import version
 from s2d.store.tables import EventRow, JobRow
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine_tuning"])
@@ -106,10 +108,8 @@ class FineTuningCheckpoint(BaseModel):
 def create(
     ctx: ContextDep,
     body: FineTuningRequest,
-    idempotency_key: Annotated[
-        str | None,
-        Header(min_length=1, max_length=255, description="The same key with the same body gives the same job."),
-    ] = None,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
     x_stainless_retry_count: Annotated[
         str, Header(description="How often the client has sent this before; then it gets the job of the first time.")
     ] = "0",
@@ -126,6 +126,7 @@ def create(
             idempotency_key=idempotency_key,
             again=again,
         )
+    response.headers["etag"] = etag(version(made.job))
     return FineTuningJob.of(made)
 
 
@@ -139,32 +140,38 @@ def list_jobs(ctx: ContextDep, request: Request, after: After = None, limit: Lim
     return CursorPage(data=[FineTuningJob.of(row) for row in rows], has_more=more)
 
 
-@router.get("/{job_id}")
-def retrieve(ctx: ContextDep, job_id: Id) -> FineTuningJob:
-    """One job."""
-    return FineTuningJob.of(fine_tuning.get(ctx, job_id))
+@router.get("/{job_id}", response_model=FineTuningJob, responses=NOT_MODIFIED)
+def retrieve(ctx: ContextDep, job_id: Id, if_none_match: IfNoneMatch = None) -> Response:
+    """One job. Its ETag is that of `GET /v1/jobs/{id}`, and does not change with the mere time that is left."""
+    found = fine_tuning.get(ctx, job_id)
+    return as_known(FineTuningJob.of(found).model_dump_json().encode(), version(found.job), if_none_match)
 
 
 @router.post("/{job_id}/cancel")
-def cancel(ctx: ContextDep, snapshots: SnapshotsDep, job_id: Id) -> FineTuningJob:
+def cancel(
+    ctx: ContextDep, snapshots: SnapshotsDep, response: Response, job_id: Id, if_match: IfMatch
+) -> FineTuningJob:
     """Cancel a job: at once while it is queued, else as soon as its worker has stopped. Asking again is harmless."""
-    return _changed(ctx, snapshots, jobs.cancel(ctx, job_id))
+    return _changed(ctx, snapshots, response, jobs.cancel(ctx, job_id, if_match))
 
 
 @router.post("/{job_id}/pause")
-def pause(ctx: ContextDep, snapshots: SnapshotsDep, job_id: Id) -> FineTuningJob:
+def pause(ctx: ContextDep, snapshots: SnapshotsDep, response: Response, job_id: Id, if_match: IfMatch) -> FineTuningJob:
     """Hold a job: at once while it is queued, else as soon as its stage has saved a checkpoint and stopped."""
-    return _changed(ctx, snapshots, jobs.pause(ctx, job_id))
+    return _changed(ctx, snapshots, response, jobs.pause(ctx, job_id, if_match))
 
 
 @router.post("/{job_id}/resume")
-def resume(ctx: ContextDep, snapshots: SnapshotsDep, job_id: Id) -> FineTuningJob:
+def resume(
+    ctx: ContextDep, snapshots: SnapshotsDep, response: Response, job_id: Id, if_match: IfMatch
+) -> FineTuningJob:
     """Queue a paused, failed or cancelled job again. It goes on from its last whole checkpoint."""
-    return _changed(ctx, snapshots, jobs.resume(ctx, job_id))
+    return _changed(ctx, snapshots, response, jobs.resume(ctx, job_id, if_match))
 
 
-def _changed(ctx: Context, snapshots: Snapshots, row: JobRow) -> FineTuningJob:
+def _changed(ctx: Context, snapshots: Snapshots, response: Response, row: JobRow) -> FineTuningJob:
     snapshots.forget(ctx, row.id)
+    response.headers["etag"] = etag(version(row))
     return FineTuningJob.of(fine_tuning.seen(ctx, row))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from api.conditions import NOT_MODIFIED, IfMatch, IfNoneMatch, as_known
 from api.deps import ChatDep, ContextDep
 from api.schemas import Id
 from s2d.services import students
+from s2d.store.students import version
 from s2d.store.tables import StudentRow
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -47,15 +49,16 @@ def list_models(ctx: ContextDep) -> ModelList:
     return ModelList(data=[Model.of(row) for row in students.list_all(ctx)])
 
 
-@router.get("/{model_id:path}")
-def retrieve(ctx: ContextDep, model_id: Id) -> Model:
+@router.get("/{model_id:path}", response_model=Model, responses=NOT_MODIFIED)
+def retrieve(ctx: ContextDep, model_id: Id, if_none_match: IfNoneMatch = None) -> Response:
     """One student."""
-    return Model.of(students.get(ctx, model_id))
+    row = students.get(ctx, model_id)
+    return as_known(Model.of(row).model_dump_json().encode(), version(row), if_none_match)
 
 
 @router.delete("/{model_id:path}")
-def delete(ctx: ContextDep, chat: ChatDep, model_id: Id) -> ModelDeleted:
+def delete(ctx: ContextDep, chat: ChatDep, model_id: Id, if_match: IfMatch) -> ModelDeleted:
     """Delete a student: it can no longer be asked, and its weights go, unless they are those of a base model."""
-    students.delete(ctx, model_id)
+    students.delete(ctx, model_id, if_match)
     chat.retire(ctx, model_id)
     return ModelDeleted(id=model_id)

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from s2d.cli import chat, demo, files, jobs, keys, plan, train, up
+from s2d.cli import chat, demo, files, jobs, keys, passrates, plan, probe, train, up
 from s2d.errors import S2DError
 
 EXIT_FAILED = 1
@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("plan")(plan.plan)
+app.command("probe")(probe.probe)
+app.command("passrates")(passrates.passrates)
 app.command("train")(train.train)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(files.app, name="files")

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from s2d.cli.options import StateDir
 from s2d.errors import InvalidRequest
 
 
@@ -19,20 +20,29 @@ def train(
     file: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="The JSONL file it was made for.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for models, checkpoints and the report.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    state_dir: StateDir = None,
 ) -> None:
     """Run a plan here, without service, broker or database. Ctrl-C saves a checkpoint first; twice stops at once."""
     from s2d.cli import output
+    from s2d.cli.configuration import read_settings
     from s2d.cli.outcome import show_end
     from s2d.cli.progress import Progress
     from s2d.cli.report import show_report
     from s2d.plan.document import load_plan
+    from s2d.plan.hardware import detect
+    from s2d.plan.machines import Machines
+    from s2d.runner.layout import JobLayout
     from s2d.runner.local import run_plan
+    from s2d.runner.observed import remember
 
     found = load_plan(plan.read_bytes())
     _check_folder(out, resume)
     console = output.console()
     with _stop_on_signal() as stopping, Progress(console, {stage.id: stage.kind for stage in found.stages}) as progress:
         outcome = run_plan(found, file, out, progress.take, stopping=stopping)
+    if outcome.state == "succeeded":
+        machines = Machines.of_state(read_settings(state_dir=state_dir).state_dir)
+        remember(machines, found, JobLayout(out.absolute()), detect())
     show_end(console, outcome.state, outcome.error)
     if outcome.report is not None:
         show_report(console, outcome.report)

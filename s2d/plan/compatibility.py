@@ -1,13 +1,18 @@
 """Do teacher and student speak the same tokens? Checked before training, since a mismatch ruins distillation quietly.
 
 Compared are the vocabulary (token -> id), the special tokens, the end-of-sequence and padding ids, the size of the
-logits, and the chat template as it renders one conversation. Templates are rendered in jinja's sandbox.
+logits, and the chat template as it renders one conversation with the plan's system message and template arguments.
+Templates are rendered in jinja's sandbox.
 Not compared: merges and normalisation, since one tokenizer writes the ids that both models read.
+
+Rows that pad the logits count: the KL is taken entry by entry over both distributions, by TRL's trainer (which refuses
+other pairs) and by gate C2, so models that differ in padding alone are refused like any others.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from s2d.errors import IncompatiblePair, InvalidPlan
 from s2d.plan.catalog import CATALOG
 from s2d.plan.document import Model, Warning_
-from s2d.plan.models import ModelPolicy, fetch_tokenizer, model_files
+from s2d.plan.models import (
+    MAX_FILE_BYTES,
+    ModelPolicy,
+    fetch_tokenizer,
+    model_files,
+    read_object,
+    same_weights,
+    weights_folder,
+)
+from s2d.plan.prompting import Prompting
 
 #: What both templates are rendered on.
 CONVERSATION = (
@@ -28,55 +42,72 @@ CONVERSATION = (
     {"role": "user", "content": "And twice that?"},
 )
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+NOTHING_ADDED = Prompting()
+ONE_FAMILY = "Choose two models of one family."
 
 
-def check_models(teacher: Model, student: Model, policy: ModelPolicy) -> tuple[Warning_, ...]:
+def check_models(
+    teacher: Model, student: Model, policy: ModelPolicy, prompting: Prompting = NOTHING_ADDED
+) -> tuple[Warning_, ...]:
     """Check a pair as far as its files are here; a warning says what is left for the start of the job.
+
+    Args:
+        prompting: what the plan adds to every prompt; templates are compared with it.
 
     Raises:
         IncompatiblePair: the two are one model, or differ; every difference is named.
+        InvalidPlan: files of a model cannot be read, or `prompting` has no chat template to go to.
     """
-    if teacher.name == student.name:
+    if _one_model(teacher, student):
         raise IncompatiblePair(f"Teacher and student are the same model ({teacher.name}): give two.", param="student")
-    warnings = _smaller(teacher, student)
+    warnings = (*_smaller(teacher, student), *_equal_weights(teacher, student))
     for model in (teacher, student):
         if model.source == "hub":
             fetch_tokenizer(model, policy)
     folders = model_files(teacher), model_files(student)
     if folders[0] is not None and folders[1] is not None:
-        return warnings + check_pair(folders[0], folders[1])
-    return warnings + _check_families(teacher, student)
+        return (*warnings, *check_pair(folders[0], folders[1], prompting))
+    absent = [model.name for model, folder in zip((teacher, student), folders, strict=True) if folder is None]
+    return (*warnings, _check_families(teacher, student, absent))
 
 
-def check_pair(teacher_files: Path, student_files: Path) -> tuple[Warning_, ...]:
+def check_pair(teacher_files: Path, student_files: Path, prompting: Prompting = NOTHING_ADDED) -> tuple[Warning_, ...]:
     """Compare the tokenizer and config files of two folders.
 
     Raises:
         IncompatiblePair: they differ; the message names every difference.
-        InvalidPlan: a file is missing or cannot be read.
+        InvalidPlan: a file is missing or cannot be read, or `prompting` has no chat template to go to.
     """
-    teacher, student = _facts(teacher_files), _facts(student_files)
-    differences = [
-        _difference(name, teacher[name], student[name]) for name in teacher if teacher[name] != student[name]
-    ]
-    if differences:
-        raise _incompatible(differences)
+    teacher, student = _facts_of("teacher", teacher_files, prompting), _facts_of("student", student_files, prompting)
+    different = [name for name in teacher if teacher[name] != student[name]]
+    if different:
+        advice = "Choose two with logits of one width." if different == ["logits"] else ONE_FAMILY
+        raise _incompatible([_difference(name, teacher[name], student[name]) for name in different], advice)
     if teacher["chat template"] is None:
-        return (
-            Warning_(
-                code="no_chat_template", message="Neither model has a chat template: prompts go in as plain text."
-            ),
-        )
+        return (_no_template(prompting),)
     return ()
 
 
-def _incompatible(differences: list[str]) -> IncompatiblePair:
+def _no_template(prompting: Prompting) -> Warning_:
+    if prompting != NOTHING_ADDED:
+        raise InvalidPlan("prompt adds to the chat template, and neither model has one.", param="prompt")
+    return Warning_(code="no_chat_template", message="Neither model has a chat template: prompts go in as plain text.")
+
+
+def _incompatible(differences: list[str], advice: str) -> IncompatiblePair:
     listed = "; ".join(differences)
     return IncompatiblePair(
-        f"Teacher and student cannot be distilled into one another: {listed}. Choose two models of one family.",
+        f"Teacher and student cannot be distilled into one another: {listed}. {advice}",
         param="student",
         differences=differences,
     )
+
+
+def _one_model(teacher: Model, student: Model) -> bool:
+    """One folder, one hub id (in any case), or one commit under two ids."""
+    local = "local" in (teacher.source, student.source)
+    same_name = teacher.name == student.name if local else teacher.name.casefold() == student.name.casefold()
+    return same_name or (teacher.revision is not None and teacher.revision == student.revision)
 
 
 def _smaller(teacher: Model, student: Model) -> tuple[Warning_, ...]:
@@ -91,23 +122,49 @@ def _smaller(teacher: Model, student: Model) -> tuple[Warning_, ...]:
     )
 
 
-def _check_families(teacher: Model, student: Model) -> tuple[Warning_, ...]:
-    families = [CATALOG[m.name].family if m.name in CATALOG else m.model_type for m in (teacher, student)]
-    known = teacher.name in CATALOG and student.name in CATALOG
-    differences = []
-    if known and families[0] != families[1]:
-        differences.append(f"family: teacher {families[0]}, student {families[1]}")
-    if teacher.vocab_size != student.vocab_size:
-        differences.append(f"logits: teacher {teacher.vocab_size:,} wide, student {student.vocab_size:,}")
-    if differences:
-        raise _incompatible(differences)
+def _equal_weights(teacher: Model, student: Model) -> tuple[Warning_, ...]:
+    if teacher.parameters != student.parameters:
+        return ()
+    folders = weights_folder(teacher), weights_folder(student)
+    if folders[0] is None or folders[1] is None or not same_weights(folders[0], folders[1]):
+        return ()
     return (
         Warning_(
-            code="pair_not_checked",
-            message="The tokenizer files are not on this machine: only sizes and family were compared. The full check "
-            "runs when the job starts and stops it if the two differ.",
+            code="same_weights",
+            message="Teacher and student look like copies of one model (equal files of weights, by size and samples): "
+            "the student can learn from the teacher only what stage 1 adds to it.",
         ),
     )
+
+
+def _check_families(teacher: Model, student: Model, absent: list[str]) -> Warning_:
+    """What is known without the files of `absent`: sizes and, of two models of the catalog, the family."""
+    entries = CATALOG.get(teacher.name), CATALOG.get(student.name)
+    differences, advice = [], ONE_FAMILY
+    if teacher.vocab_size != student.vocab_size:
+        differences.append(_difference("logits", teacher.vocab_size, student.vocab_size))
+        advice = _fitting(entries[0].family) if entries[0] else ONE_FAMILY
+    if entries[0] and entries[1] and entries[0].family != entries[1].family:
+        differences.append(f"family: teacher {entries[0].family}, student {entries[1].family}")
+        advice = f"{ONE_FAMILY} If you know better, give two local folders: then their files decide."
+    if differences:
+        raise _incompatible(differences, advice)
+    compared = "sizes and family" if entries[0] and entries[1] else "sizes"
+    return Warning_(
+        code="pair_not_checked",
+        message=f"The tokenizer files of {' and '.join(absent)} are not on this machine: only {compared} were "
+        "compared. The full check runs when the job starts and stops it if the two differ.",
+    )
+
+
+def _fitting(family: str) -> str:
+    """Which models of a family go together."""
+    widths: dict[int, list[str]] = {}
+    for name, entry in CATALOG.items():
+        if entry.family == family:
+            widths.setdefault(entry.config["vocab_size"], []).append(name)
+    groups = "; or ".join(f"{', '.join(names)} ({width:,})" for width, names in sorted(widths.items()))
+    return f"Of {family} go together: {groups}."
 
 
 def _difference(name: str, teacher: Any, student: Any) -> str:
@@ -118,7 +175,16 @@ def _difference(name: str, teacher: Any, student: Any) -> str:
             f"vocabulary: {len(one - two):,} tokens of the teacher and {len(two - one):,} of the student have no "
             f"equal, such as {example!r}"
         )
+    if name == "logits":
+        return (
+            f"logits: teacher {_width(teacher)} wide, student {_width(student)}, and the loss compares both "
+            "distributions entry by entry, padding included"
+        )
     return f"{name}: teacher {_short(teacher)}, student {_short(student)}"
+
+
+def _width(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else _short(value)
 
 
 def _short(value: Any) -> str:
@@ -126,36 +192,45 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def _facts_of(role: str, folder: Path, prompting: Prompting) -> dict[str, Any]:
+    try:
+        return _facts(folder, prompting)
+    except InvalidPlan as err:
+        err.param = role
+        raise
+
+
+def _facts(folder: Path, prompting: Prompting) -> dict[str, Any]:
     """Everything that must be equal, by the name it has in a message."""
-    tokenizer, config = _json(folder, "tokenizer.json"), _json(folder, "config.json", required=False)
-    settings = _json(folder, "tokenizer_config.json", required=False)
-    special = {**_json(folder, "special_tokens_map.json", required=False), **settings}
-    added = _json(folder, "added_tokens.json", required=False)
-    generation = _json(folder, "generation_config.json", required=False)
+    tokenizer, config = _json(folder, "tokenizer.json", required=True), _json(folder, "config.json")
+    settings = _json(folder, "tokenizer_config.json")
+    special = {**_json(folder, "special_tokens_map.json"), **settings}
+    generation = _json(folder, "generation_config.json")
+    vocabulary = _vocabulary(tokenizer, special, _json(folder, "added_tokens.json"), folder)
+    _check_width(vocabulary, config.get("vocab_size"), folder)
     return {
-        "vocabulary": _vocabulary(tokenizer, special, added, folder),
+        "vocabulary": vocabulary,
         "special tokens": {name: _text(special.get(name)) for name in _SPECIAL},
-        "end-of-sequence ids": _ids(generation.get("eos_token_id", config.get("eos_token_id"))),
-        "padding ids": _ids(generation.get("pad_token_id", config.get("pad_token_id"))),
+        "end-of-sequence ids": _ids(generation, config, "eos_token_id", folder),
+        "padding ids": _ids(generation, config, "pad_token_id", folder),
         "logits": config.get("vocab_size"),
-        "chat template": _rendered(folder, settings),
+        "chat template": _rendered(folder, settings, prompting),
     }
 
 
-def _json(folder: Path, name: str, *, required: bool = True) -> dict[str, Any]:
+def _json(folder: Path, name: str, *, required: bool = False) -> dict[str, Any]:
     path = folder / name
-    if not path.is_file():
-        if required:
-            raise InvalidPlan(f"{folder} has no {name}; a fast tokenizer is needed to compare the pair.")
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as err:
-        raise InvalidPlan(f"{path} is not valid JSON: {err}") from err
-    if not isinstance(value, dict):
-        raise InvalidPlan(f"{path} does not hold a JSON object.")
-    return value
+    if path.is_file():
+        return read_object(path, MAX_FILE_BYTES)
+    if required:
+        raise InvalidPlan(f"{folder} has no {name}; a fast tokenizer is needed to compare the pair.")
+    return {}
+
+
+def _check_width(vocabulary: Mapping[str, int], width: Any, folder: Path) -> None:
+    highest = max(vocabulary.values(), default=0)
+    if isinstance(width, int) and highest >= width:
+        raise InvalidPlan(f"The tokenizer of {folder} has the id {highest:,}, and its model's logits end at {width:,}.")
 
 
 def _vocabulary(
@@ -171,9 +246,9 @@ def _vocabulary(
         table.update(added)
         for token in _further(settings):
             table.setdefault(token, 1 + max(table.values(), default=-1))
+        return {str(token): int(i) for token, i in table.items()}
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as err:
         raise InvalidPlan(f"The tokenizer files of {folder} have no vocabulary that can be read.") from err
-    return table
 
 
 def _further(settings: dict[str, Any]) -> list[str]:
@@ -187,8 +262,12 @@ def _text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def _ids(value: Any) -> tuple[int, ...]:
-    return tuple(sorted(value if isinstance(value, list) else [] if value is None else [value]))
+def _ids(generation: Mapping[str, Any], config: Mapping[str, Any], name: str, folder: Path) -> tuple[int, ...]:
+    value = generation.get(name, config.get(name))
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(one, int) for one in listed):
+        raise InvalidPlan(f"{name} of {folder} is neither a number nor a list of numbers.")
+    return tuple(sorted(listed))
 
 
 def _template(folder: Path, settings: dict[str, Any]) -> str | None:
@@ -201,19 +280,17 @@ def _template(folder: Path, settings: dict[str, Any]) -> str | None:
     return template
 
 
-def _rendered(folder: Path, settings: dict[str, Any]) -> str | None:
-    """What the template makes of `CONVERSATION` with the start of an answer; None without a template."""
+def _rendered(folder: Path, settings: dict[str, Any], prompting: Prompting) -> str | None:
+    """What the template makes of the conversation with the start of an answer; None without a template."""
     tokens = {name: _text(settings.get(name)) or "" for name in _SPECIAL}
+    system = [] if prompting.system is None else [{"role": "system", "content": prompting.system}]
+    values = {**prompting.template, **tokens, "messages": system + [dict(turn) for turn in CONVERSATION]}
     try:
         template = _template(folder, settings)
         if template is None:
             return None
-        return (
-            _environment()
-            .from_string(template)
-            .render(messages=[dict(turn) for turn in CONVERSATION], add_generation_prompt=True, **tokens)
-        )
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as err:
+        return _environment().from_string(template).render(add_generation_prompt=True, **values)
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as err:
         raise InvalidPlan(f"The chat template of {folder} cannot be rendered: {err}") from err
 
 

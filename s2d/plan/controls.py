@@ -26,9 +26,10 @@ from typing import Any
 
 from s2d.errors import InvalidPlan
 from s2d.plan.defaults import derive_seed
-from s2d.plan.document import Control, Estimate, Grpo, Opd, Range, Select, Stage, TeacherRollouts, Training, Warmup
+from s2d.plan.document import Grpo, Opd, Select, Stage, TeacherRollouts, Training, Warmup
 from s2d.plan.flops import Compute
 from s2d.plan.graph import lineage
+from s2d.plan.names import Control
 from s2d.plan.timing import Lengths
 
 NEED_STAGE_3: tuple[Control, ...] = ("cold_student_rl", "replay", "replay_labels")
@@ -98,8 +99,7 @@ def goes_on(compute: Compute, lengths: Lengths, control: Control, reference: str
     more["seed"] = derive_seed(last.seed, name)
     if isinstance(last, Warmup):
         more["max_steps"] = steps
-    estimate = _scaled(last.estimate, steps / last.steps)
-    return last.model_copy(update={**more, "compute_of": reference, "estimate": estimate})
+    return last.model_copy(update={**more, "compute_of": reference})
 
 
 def _bridge(workflow: Workflow, control: Control, prefix: str, changes: Mapping[str, Any]) -> Iterator[Stage]:
@@ -146,7 +146,6 @@ def _opd_only(workflow: Workflow) -> Opd:
         starts_from="base_student",
         steps=steps,
         matches=("warmup", "opd"),
-        estimate=_scaled(opd.estimate, steps / opd.steps),
     )
     return stage
 
@@ -162,7 +161,6 @@ def _warmup_only(workflow: Workflow) -> Warmup:
         max_steps=opd.steps,
         matches=("opd",),
         seed=opd.seed,
-        estimate=_scaled(warmup.estimate, opd.steps / warmup.steps),
     )
     return stage
 
@@ -176,7 +174,6 @@ def _replay(workflow: Workflow) -> Opd:
         starts_from="opd_student",
         steps=student_rl.steps,
         seed=student_rl.seed,
-        estimate=_scaled(opd.estimate, student_rl.steps / opd.steps),
     )
     return stage
 
@@ -186,13 +183,6 @@ def _copy(stage: Any, control: str, why: str, *, name: str | None = None, **chan
     if isinstance(stage, Training):
         own["trains"] = control
     return stage.model_copy(update={**own, **changes})
-
-
-def _scaled(estimate: Estimate, factor: float) -> Estimate:
-    tokens, seconds = (
-        Range(low=one.low * factor, high=one.high * factor) for one in (estimate.tokens, estimate.seconds)
-    )
-    return Estimate(tokens=tokens, seconds=seconds, memory_gib=estimate.memory_gib)
 
 
 def _trained_last(stages: Sequence[Stage], control: str) -> str:

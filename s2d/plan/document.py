@@ -12,39 +12,19 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from s2d.errors import InvalidPlan
+from s2d.plan.evidence import Evidence
+from s2d.plan.frozen import Frozen
+from s2d.plan.gates import Gates
 from s2d.plan.graph import WORKFLOW, check_stages, lineage
+from s2d.plan.machine import Hardware
+from s2d.plan.names import Control, Name
+from s2d.plan.prompting import Prompting
 from s2d.verifiers.base import VerifierSpec
 
-SCHEMA_VERSION = "s2d.plan/2"
-
-Control = Literal[
-    "direct_grpo",
-    "raw_teacher_bridge",
-    "opd_only",
-    "warmup_only",
-    "cold_student_rl",
-    "replay",
-    "replay_labels",
-    "labeled_bridge",
-]
-"""The control arms, see `s2d.plan.controls`."""
-
-StageKind = Literal[
-    "teacher_rl", "teacher_rollouts", "warmup", "opd", "student_rl", "direct_grpo", "select", "evaluate"
-]
-"""What a stage does. Several stages of a plan may do the same for different arms; their ids differ."""
-
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
-"""The name of a stage, a model or an arm: also the name of its folder."""
-
-
-class Frozen(BaseModel):
-    """Immutable, and strict about unknown fields: a setting that would be ignored is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+SCHEMA_VERSION = "s2d.plan/3"
 
 
 class Range(Frozen):
@@ -95,18 +75,10 @@ class Data(Frozen):
     labeled: int = Field(ge=0)
     unlabeled: int = Field(ge=0)
     labels: LabelAllocation
+    why_teacher: str = Field(default="", description="Why so many labels train the teacher.")
+    why_student: str = Field(default="", description="Why so many are held out for the student, or none.")
     bridge_prompts: int = Field(ge=0, description="Prompts without labels in the dense bridge.")
     split_seed: int
-
-
-class Hardware(Frozen):
-    device: Literal["cpu", "cuda"]
-    devices: int = Field(ge=1, description="Processes that train: GPUs, or 1 on CPU.")
-    memory_gib: float = Field(gt=0, description="Memory per device (RAM on CPU), GiB.")
-    cpu_threads: int = Field(ge=1, description="Torch threads per process.")
-    name: str = ""
-    tflops: float = Field(gt=0, description="Assumed peak per device in the plan's dtype, TFLOP/s.")
-    bandwidth_gbs: float = Field(gt=0, description="Assumed memory bandwidth per device, GB/s.")
 
 
 class Lora(Frozen):
@@ -114,35 +86,6 @@ class Lora(Frozen):
     alpha: int = Field(default=64, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] = "all-linear"
-
-
-#: What a chat template has from jinja or from transformers, and jinja's own words.
-_FROM_JINJA = ("range", "dict", "lipsum", "cycler", "joiner", "namespace", "self", "loop", "super", "caller")
-_FROM_TRANSFORMERS = ("messages", "add_generation_prompt", "tools", "documents", "raise_exception", "strftime_now")
-_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
-_WORDS = ("true", "false", "none", "and", "or", "not", "in", "is", "if", "elif", "else", "for", "recursive", "import")
-RESERVED = frozenset((*_FROM_JINJA, *_FROM_TRANSFORMERS, *_TOKENS, *_WORDS, "from", "as", "with", "without", "context"))
-
-
-class Prompting(Frozen):
-    """What is added to every prompt, in training, in evaluation and when the student is served."""
-
-    system: str | None = Field(
-        default=None, min_length=1, max_length=20_000, description="System message of prompts that have none."
-    )
-    suffix: str | None = Field(
-        default=None, min_length=1, max_length=20_000, description="Added to the last user message as it stands."
-    )
-    template: dict[
-        Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$")],
-        bool | int | float | Annotated[str, StringConstraints(max_length=1000)],
-    ] = Field(default={}, max_length=16, description="Arguments of the chat template, such as enable_thinking: false.")
-
-    @model_validator(mode="after")
-    def _leaves_the_conversation_alone(self) -> Prompting:
-        if taken := RESERVED & set(self.template):
-            raise ValueError(f"prompt.template cannot set {', '.join(sorted(taken))}")
-        return self
 
 
 class Sampling(Frozen):
@@ -169,12 +112,40 @@ PromptPool = Literal["bridge", "teacher_rl"]
 """`bridge`: all prompts of the bridge. `teacher_rl`: those of stage 1's labels alone."""
 
 
+class MemoryItem(Frozen):
+    """A part of a stage's expected peak, see docs/plan.md."""
+
+    name: Literal[
+        "weights",
+        "gradients",
+        "optimizer",
+        "activations",
+        "kv_cache",
+        "logits",
+        "teacher",
+        "rollout_engine",
+        "runtime",
+    ]
+    gib: float = Field(gt=0)
+
+
+class Alternative(Frozen):
+    """A way to train a stage, with the largest micro-batch that fits, or the smallest where none does."""
+
+    lora: bool
+    gradient_checkpointing: bool
+    per_device_batch_size: int = Field(ge=1)
+    memory_gib: float = Field(gt=0, description="Expected peak per device.")
+    over_gib: float = Field(ge=0, description="By how much its upper end is over what can be used; 0: it fits.")
+
+
 class Estimate(Frozen):
     """What a stage is expected to take: ranges, with the formula's inputs in docs/plan.md."""
 
     tokens: Range = Field(description="Tokens generated plus trained on.")
     seconds: Range
     memory_gib: Range = Field(description="Peak per device.")
+    memory: tuple[MemoryItem, ...] = Field(description="What the expected peak is made of; their sum is in the range.")
 
 
 class StageBase(Frozen):
@@ -210,6 +181,10 @@ class Training(StageBase):
     dtype: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
     lora: Lora | None = None
+    alternatives: tuple[Alternative, ...] = Field(
+        description="What was open to this stage, cheapest first: the first that fits was taken, unless it fits only "
+        "in micro-batches so small that recomputing is better."
+    )
     save_every: int = Field(ge=1, description="Steps between checkpoints.")
 
 
@@ -307,30 +282,6 @@ class Evaluate(StageBase):
 Stage = Annotated[Grpo | TeacherRollouts | Warmup | Opd | Select | Evaluate, Field(discriminator="kind")]
 
 
-class GateC1(Frozen):
-    """C1: the RL'd teacher beats its raw self on validation labels, paired over problems."""
-
-    k: int = Field(default=4, ge=1, description="Completions per validation problem.")
-    min_gain: float = Field(default=0.0, ge=0, lt=1, description="avg@k gain that must be exceeded.")
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
-
-
-class GateC2(Frozen):
-    """C2: before OPD, on student rollouts, KL(student ‖ teacher) is low and the two agree on the likeliest token."""
-
-    max_kl: float = Field(default=0.5, gt=0, description="Mean nats per completion token, at most.")
-    min_agreement: float = Field(
-        default=0.7, ge=0, le=1, description="Share of tokens at which both have the same top token, at least."
-    )
-    prompts: int = Field(default=128, ge=1)
-
-
-class Gates(Frozen):
-    c1: GateC1 = GateC1()
-    c2: GateC2 = GateC2()
-    on_failure: Literal["stop", "continue"] = "stop"
-
-
 class Warning_(Frozen):  # noqa: N801 (the builtin has the name)
     """Something the user should know before paying for the job."""
 
@@ -338,10 +289,18 @@ class Warning_(Frozen):  # noqa: N801 (the builtin has the name)
     message: str
 
 
+class Advice(Frozen):
+    """What we would do, why, and what that rests on."""
+
+    code: str
+    message: str
+    evidence: tuple[str, ...]
+
+
 class Plan(Frozen):
     """The staged plan. Frozen; `id` is derived from everything else."""
 
-    schema_version: Literal["s2d.plan/2"] = "s2d.plan/2"
+    schema_version: Literal["s2d.plan/3"] = "s2d.plan/3"
     id: str = ""
     seed: int
     teacher: Model
@@ -352,6 +311,10 @@ class Plan(Frozen):
     prompt: Prompting = Prompting()
     max_prompt_tokens: int = Field(ge=1, description="Longer prompts are dropped and counted.")
     max_completion_tokens: int = Field(ge=1)
+    mean_prompt_tokens: float = Field(gt=0, description="What the estimates take.")
+    mean_completion_tokens: float | None = Field(
+        default=None, gt=0, description="What the estimates take; None: 20 % to 100 % of the longest."
+    )
     rollout_engine: Literal["transformers", "vllm"] = Field(
         default="transformers", description="What draws rollouts in training, validation and evaluation."
     )
@@ -359,6 +322,8 @@ class Plan(Frozen):
     gates: Gates
     controls: tuple[Control, ...] = ()
     warnings: tuple[Warning_, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    evidence: Evidence | None = Field(default=None, description="Pass rates of the base models, as the request gave.")
 
     def content_hash(self) -> str:
         """sha256 of the canonical JSON of everything but the id."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psutil
 
 from s2d.errors import InvalidPlan
-from s2d.plan.document import Hardware
+from s2d.plan.machine import Hardware
 from s2d.plan.request import HardwareRequest
 
 GIB = 1 << 30
@@ -60,10 +60,16 @@ GPUS: tuple[tuple[str, Gpu], ...] = (
 )
 
 
-def known_gpu(name: str) -> Gpu | None:
-    """The table's row for a GPU name as nvidia-smi or a person writes it; None when it has none."""
+def gpu_key(name: str) -> str | None:
+    """What the table calls a GPU that nvidia-smi or a person names so; None when it has none."""
     words = set(name.lower().replace("-", " ").replace("_", " ").split())
-    return next((gpu for key, gpu in GPUS if set(key.split()) <= words), None)
+    return next((key for key, _ in GPUS if set(key.split()) <= words), None)
+
+
+def known_gpu(name: str) -> Gpu | None:
+    """The table's row for a GPU; None when it has none."""
+    key = gpu_key(name)
+    return dict(GPUS)[key] if key else None
 
 
 def detect() -> Hardware:
@@ -82,12 +88,13 @@ def from_request(wish: HardwareRequest, detected: Hardware) -> Hardware:
     """The hardware to plan for: what the request says, and what was detected for the rest.
 
     Raises:
-        InvalidPlan: several devices on CPU, or a GPU of unknown memory.
+        InvalidPlan: several devices or a GPU's name on CPU, or a GPU of unknown memory.
     """
-    device = wish.device or ("cuda" if wish.name and known_gpu(wish.name) else detected.device)
-    same = device == detected.device and (wish.name is None or wish.name == detected.name)
-    if device == "cpu" and (wish.devices or 1) > 1:
-        raise InvalidPlan("A CPU plan has one training process: set devices to 1.", param="hardware.devices")
+    other = bool(wish.name) and wish.name != detected.name
+    device = wish.device or ("cuda" if other else detected.device)
+    same = device == detected.device and not other
+    if device == "cpu":
+        _check_cpu(wish, other)
     if same:
         base = detected
     elif device == "cpu":
@@ -98,6 +105,17 @@ def from_request(wish: HardwareRequest, detected: Hardware) -> Hardware:
     if device == "cpu" and wish.cpu_threads:
         changed = {"tflops": round(CPU_TFLOPS_PER_THREAD * wish.cpu_threads, 3), **changed}
     return base.model_copy(update=changed | {"device": device})
+
+
+def _check_cpu(wish: HardwareRequest, named: bool) -> None:
+    if named:
+        raise InvalidPlan(
+            f"hardware.name ({wish.name}) names a GPU, and hardware.device is cpu, where it would have no effect: "
+            "leave one of the two out.",
+            param="hardware.name",
+        )
+    if (wish.devices or 1) > 1:
+        raise InvalidPlan("A CPU plan has one training process: set devices to 1.", param="hardware.devices")
 
 
 def _described_gpu(wish: HardwareRequest, threads: int) -> Hardware:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from s2d.errors import InvalidPlan, ModelRefused
 from s2d.plan.architecture import read_shape
-from s2d.plan.catalog import CATALOG
+from s2d.plan.catalog import CATALOG, catalog_name
 from s2d.plan.document import Model
 
 TOKENIZER_FILES = (
@@ -36,9 +36,11 @@ TOKENIZER_FILES = (
 _EVERY_FILE = ("config.json", "tokenizer_config.json", "generation_config.json")
 #: Which file each weight is in; transformers loads whatever it names.
 _INDEX = "model.safetensors.index.json"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 _MAX_CONFIG_BYTES = 1 << 20
-_MAX_FILE_BYTES = 64 << 20
+MAX_FILE_BYTES = 64 << 20
+#: Weights are compared by this much of their beginning, middle and end.
+_SAMPLE_BYTES = 64 << 10
 
 
 class ModelPolicy(BaseModel):
@@ -59,9 +61,12 @@ def read_model(name: str, policy: ModelPolicy) -> Model:
     """
     folder = local_folder(name, policy)
     if folder is not None:
-        return _model(str(folder), _read_folder(folder, policy), "local")
-    if name in CATALOG:
-        return _model(name, CATALOG[name].config, "catalog")
+        try:
+            return _model(str(folder), _read_folder(folder, policy), "local")
+        except OSError as err:
+            raise InvalidPlan(f"{folder} cannot be read: {err.strerror}") from err
+    if known := catalog_name(name):
+        return _model(known, CATALOG[known].config, "catalog")
     if not _HUB_ID.fullmatch(name) or ".." in name:
         raise InvalidPlan(f"{name!r} is neither a local folder nor a hub id such as 'Qwen/Qwen3-1.7B'.")
     path = _hub_config(name, policy)
@@ -120,6 +125,27 @@ def weights_folder(model: Model) -> Path | None:
     return folder if any(folder.glob("*.safetensors")) else None
 
 
+def same_weights(one: Path, two: Path) -> bool:
+    """Do two folders hold the same safetensors, as far as names, sizes and samples tell? Whole files take minutes."""
+    marks = _marks(one)
+    return bool(marks) and marks == _marks(two)
+
+
+def _marks(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Size and samples of each weights file."""
+    return {path.name: _mark(path) for path in folder.glob("*.safetensors")}
+
+
+def _mark(path: Path) -> tuple[int, bytes]:
+    size = path.stat().st_size
+    samples = b""
+    with path.open("rb") as file:
+        for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
+            file.seek(start)
+            samples += file.read(_SAMPLE_BYTES)
+    return size, samples
+
+
 def fetch_tokenizer(model: Model, policy: ModelPolicy) -> None:
     """Bring a hub model's config and tokenizer files into the cache; files that the repository lacks are left out.
 
@@ -174,12 +200,14 @@ def _read_folder(folder: Path, policy: ModelPolicy) -> dict[str, Any]:
         )
     tokenizer = folder / "tokenizer_config.json"
     if tokenizer.is_file():
-        _refuse_code(tokenizer, _read_object(tokenizer, _MAX_FILE_BYTES))
+        _refuse_code(tokenizer, read_object(tokenizer, MAX_FILE_BYTES))
     return _read_config(config)
 
 
 def _check_weights(path: Path) -> None:
     """Raises ModelRefused for a file that is safetensors by its name alone: those begin with the length of a header."""
+    if not path.is_file():
+        raise ModelRefused(f"{path} is no file.")  # a pipe would be waited for
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         begin = file.read(1)
@@ -191,7 +219,7 @@ def _check_index(path: Path) -> None:
     """Raises ModelRefused for an index that takes weights from elsewhere, or from a file that is no safetensors."""
     if not path.is_file():
         return
-    shards = _read_object(path, _MAX_FILE_BYTES).get("weight_map")
+    shards = read_object(path, MAX_FILE_BYTES).get("weight_map")
     if not isinstance(shards, dict):
         raise InvalidPlan(f"{path} has no weight_map.")
     for shard in set(map(str, shards.values())):
@@ -200,7 +228,7 @@ def _check_index(path: Path) -> None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    config = _read_object(path)
+    config = read_object(path)
     _refuse_code(path, config)
     if "transformers_weights" in config:
         raise ModelRefused(f"{path} names its own file of weights (`transformers_weights`): call it model.safetensors.")
@@ -212,7 +240,12 @@ def _refuse_code(path: Path, config: Mapping[str, Any]) -> None:
         raise ModelRefused(f"{path} asks for code of its own (`auto_map`), which is never run.")
 
 
-def _read_object(path: Path, limit: int = _MAX_CONFIG_BYTES) -> dict[str, Any]:
+def read_object(path: Path, limit: int = _MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InvalidPlan: too large, no JSON, or no object.
+    """
     if path.stat().st_size > limit:
         raise InvalidPlan(f"{path} is too large for what it is: {limit:,} bytes are the most.")
     try:

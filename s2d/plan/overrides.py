@@ -9,12 +9,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from s2d.plan.document import Control, Frozen
+from s2d.plan.frozen import Frozen
+from s2d.plan.names import Control
 
 #: The controls that can be matched in compute as well as in updates.
 COMPUTE_MATCHED: tuple[Control, ...] = ("direct_grpo", "raw_teacher_bridge", "opd_only", "warmup_only")
 #: Learning rates that the direct control may be given to choose from.
 MAX_RATES = 8
+MAX_STEPS = 1_000_000
+#: Rollouts of one problem, completions of one batch: far above any that fit, and low enough to compute with.
+MAX_GROUP, MAX_BATCH = 65_536, 1_000_000
 
 
 class Overrides(Frozen):
@@ -35,10 +39,12 @@ class SamplingOverrides(Overrides):
 class TrainingOverrides(SamplingOverrides):
     """What every training stage understands."""
 
-    steps: int | None = Field(default=None, ge=1, le=1_000_000, description="Optimizer steps.")
+    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="Optimizer steps.")
     learning_rate: float | None = Field(default=None, gt=0, le=1, description="Peak learning rate.")
     schedule: Literal["constant_with_warmup", "linear", "cosine"] | None = None
-    warmup_steps: int | None = Field(default=None, ge=0, description="Steps of linear learning-rate warmup.")
+    warmup_steps: int | None = Field(
+        default=None, ge=0, le=MAX_STEPS, description="Steps of linear learning-rate warmup."
+    )
     weight_decay: float | None = Field(default=None, ge=0)
     max_grad_norm: float | None = Field(default=None, gt=0)
     beta1: float | None = Field(default=None, ge=0, lt=1)
@@ -52,7 +58,7 @@ class TrainingOverrides(SamplingOverrides):
 
 class GrpoOverrides(TrainingOverrides):
     prompts_per_step: int | None = Field(default=None, ge=1, description="Problems in one optimizer step.")
-    group_size: int | None = Field(default=None, ge=2, description="Rollouts per problem (G).")
+    group_size: int | None = Field(default=None, ge=2, le=MAX_GROUP, description="Rollouts per problem (G).")
     epsilon: float | None = Field(default=None, gt=0, description="Lower clip.")
     epsilon_high: float | None = Field(default=None, gt=0, description="Upper clip.")
     beta: float | None = Field(default=None, ge=0, description="Weight of the reference KL; 0 = none.")
@@ -82,7 +88,7 @@ class DirectGrpoOverrides(GrpoOverrides):
 class TeacherRolloutsOverrides(SamplingOverrides):
     prompts: int | None = Field(default=None, ge=1, description="Distinct prompts.")
     samples_per_prompt: int | None = Field(default=None, ge=1, le=1024)
-    batch_size: int | None = Field(default=None, ge=1, description="Completions generated together.")
+    batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH, description="Completions generated together.")
 
 
 class DistillationOverrides(TrainingOverrides):
@@ -99,7 +105,9 @@ class DistillationOverrides(TrainingOverrides):
 
 class WarmupOverrides(DistillationOverrides):
     sequences_per_step: int | None = Field(default=None, ge=1, description="Teacher rollouts in one step.")
-    max_steps: int | None = Field(default=None, ge=1, description="Where the warmup ends even if C2 fails.")
+    max_steps: int | None = Field(
+        default=None, ge=1, le=MAX_STEPS, description="Where the warmup ends even if C2 fails."
+    )
     check_every: int | None = Field(default=None, ge=1, description="Steps between C2 measurements.")
     score_once: bool | None = Field(
         default=None, description="The teacher reads each rollout once; its hidden states are kept on disk meanwhile."
@@ -131,7 +139,7 @@ class OpdOverrides(DistillationOverrides):
 
 class EvaluateOverrides(SamplingOverrides):
     k: int | None = Field(default=None, ge=1, le=1024, description="Completions per problem.")
-    batch_size: int | None = Field(default=None, ge=1, description="Completions generated together.")
+    batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH, description="Completions generated together.")
 
 
 class StageOverrides(Frozen):

@@ -21,7 +21,7 @@ def check_models_again(plan: Plan, policy: ModelPolicy) -> None:
             _unchanged(model, read_model(model.name, policy))
         else:
             fetch_tokenizer(model, policy)
-    check_models(plan.teacher, plan.student, policy)
+    check_models(plan.teacher, plan.student, policy, plan.prompt)
 
 
 def _unchanged(planned: Model, found: Model) -> None:

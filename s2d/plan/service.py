@@ -2,104 +2,166 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 from s2d.errors import InvalidPlan, S2DError
 from s2d.plan import defaults
+from s2d.plan.advice import advise, stage_3_pays
 from s2d.plan.allocation import Allocation, allocate
-from s2d.plan.compatibility import check_models
-from s2d.plan.document import (
-    Data,
-    GateC2,
-    Gates,
-    Grpo,
-    Hardware,
-    LabelAllocation,
-    Model,
-    Plan,
-    Stage,
-    Training,
-    Warning_,
-)
+from s2d.plan.cautions import of_allocation, of_data, of_stages
+from s2d.plan.compatibility import NOTHING_ADDED, check_models
+from s2d.plan.document import Data, Model, Plan, Stage, Warning_
+from s2d.plan.gates import GateC2, Gates
 from s2d.plan.hardware import from_request
+from s2d.plan.machine import Hardware
+from s2d.plan.machines import Machines
 from s2d.plan.models import ModelPolicy, read_model
+from s2d.plan.prompting import Prompting
 from s2d.plan.request import DataSummary, PlanRequest
 from s2d.plan.stages import build_stages
-from s2d.plan.timing import Lengths
+from s2d.plan.tokens import mean_lengths, token_limits
 from s2d.plan.training import Setting
 
-#: Fewer distinct prompts than this make a thin bridge.
-FEW_BRIDGE_PROMPTS = 512
-#: Fewer problems in one GRPO step than this often leave a step without any signal.
-FEW_GROUPS = 8
-#: Characters per token: word pieces, or about one per character where the vocabulary is that small.
-CHARS_PER_TOKEN, SMALL_VOCABULARY = 3.5, 1024
-#: Mean prompt length where nothing is known of the data, tokens.
-UNKNOWN_PROMPT = 150
-TEMPLATE_TOKENS = 16
-LONG_SECONDS = 7 * 86_400
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models that were read and compared, with what the comparison leaves open."""
+
+    teacher: Model
+    student: Model
+    warnings: tuple[Warning_, ...]
 
 
-def make_plan(request: PlanRequest, data: DataSummary | None, hardware: Hardware, policy: ModelPolicy) -> Plan:
+@dataclass(frozen=True)
+class Draft:
+    """All that a plan decides, before it is written down as a document."""
+
+    setting: Setting
+    allocation: Allocation
+    data: DataSummary | None
+    labeled: int
+    unlabeled: int
+    max_prompt_tokens: int
+    max_completion_tokens: int
+    stages: tuple[Stage, ...]
+    warnings: tuple[Warning_, ...]
+
+
+def make_plan(
+    request: PlanRequest,
+    data: DataSummary | None,
+    hardware: Hardware,
+    policy: ModelPolicy,
+    machines: Machines | None = None,
+) -> Plan:
     """A sealed plan. The same arguments give the same plan, with the same id.
 
     Args:
         data: the summary of `request.training_file`, None when the request has none.
         hardware: what was detected; `request.hardware` overrides it.
+        machines: what is known of how fast machines are; without it times are guessed from datasheets.
 
     Raises:
         InvalidPlan: the request cannot be met; `param` names the field at fault.
         IncompatiblePair: the two models differ where they must be equal.
         ModelRefused: a model from a place, or of a kind, that is not allowed.
     """
-    teacher, student = (_read(request, role, policy) for role in ("teacher", "student"))
-    warnings = check_models(teacher, student, policy)
+    pair = read_pair(request.teacher, request.student, policy, request.prompt)
+    return _document(draft_plan(request, data, hardware, pair, machines))
+
+
+def read_pair(teacher: str, student: str, policy: ModelPolicy, prompting: Prompting = NOTHING_ADDED) -> Pair:
+    """Raises what `make_plan` does for models that cannot be planned for."""
+    models = _read(teacher, "teacher", policy), _read(student, "student", policy)
+    return Pair(*models, check_models(*models, policy, prompting))
+
+
+def draft_plan(
+    request: PlanRequest,
+    data: DataSummary | None,
+    hardware: Hardware,
+    pair: Pair,
+    machines: Machines | None = None,
+) -> Draft:
+    """`make_plan` without the models' files, which many requests may share, and without the document.
+
+    Raises:
+        InvalidPlan: the request cannot be met; `param` names the field at fault.
+    """
+    teacher, student = pair.teacher, pair.student
     data = _with_prompting(request, data)
     labeled, unlabeled = _counts(request, data)
-    allocation = allocate(labeled, request.labels, request.student_rl)
+    allocation = allocate(labeled, request.labels, _wants_stage_3(request))
     bridge = _bridge(request, allocation, unlabeled)
-    prompt, completion = _token_limits(request, data, teacher, student)
+    prompt, completion = token_limits(request, data, teacher, student)
     setting = Setting(
         request=request,
         teacher=teacher,
         student=student,
-        hardware=from_request(request.hardware, hardware),
+        hardware=_hardware(request, hardware, machines),
         labels=allocation.labels,
         bridge_prompts=bridge,
-        lengths=Lengths(min(prompt, _tokens(data.mean_prompt_chars, student) if data else UNKNOWN_PROMPT), completion),
-        max_tokens=prompt + completion,
+        lengths=mean_lengths(request, data, student, prompt, completion),
+        max_prompt=prompt,
         gates=_gates(request, allocation.labels.validation),
     )
     _check_engine(request, setting.hardware)
     stages = build_stages(setting)
+    warnings = (
+        *pair.warnings,
+        *of_allocation(request, allocation),
+        *of_data(data, student, prompt, bridge),
+        *of_stages(request, stages, allocation.labels),
+    )
+    return Draft(setting, allocation, data, labeled, unlabeled, prompt, completion, stages, warnings)
+
+
+def _wants_stage_3(request: PlanRequest) -> bool | None:
+    """As asked; else not where a probe says that it has nothing to learn from, and by the number of labels."""
+    asked = request.student_rl is not None or request.labels.student_rl is not None
+    return request.student_rl if asked or stage_3_pays(request.evidence) else False
+
+
+def _hardware(request: PlanRequest, detected: Hardware, machines: Machines | None) -> Hardware:
+    wish = request.hardware
+    hardware = from_request(wish, detected)
+    # What was measured would hide a speed that is asked for.
+    asked = wish.tflops is not None or wish.bandwidth_gbs is not None
+    return hardware if machines is None or asked else machines.calibrated(hardware)
+
+
+def _document(draft: Draft) -> Plan:
+    setting, data = draft.setting, draft.data
+    request = setting.request
     return Plan(
         seed=request.seed,
-        teacher=teacher,
-        student=student,
+        teacher=setting.teacher,
+        student=setting.student,
         verifier=request.verifier_spec,
         data=Data(
             file_id=data.file_id if data else None,
             file_sha256=data.sha256 if data else None,
-            labeled=labeled,
-            unlabeled=unlabeled,
-            labels=allocation.labels,
-            bridge_prompts=bridge,
+            labeled=draft.labeled,
+            unlabeled=draft.unlabeled,
+            labels=setting.labels,
+            why_teacher=draft.allocation.why_teacher,
+            why_student=draft.allocation.why_student,
+            bridge_prompts=setting.bridge_prompts,
             split_seed=defaults.derive_seed(request.seed, "split"),
         ),
         hardware=setting.hardware,
         prompt=request.prompt,
-        max_prompt_tokens=prompt,
-        max_completion_tokens=completion,
+        max_prompt_tokens=draft.max_prompt_tokens,
+        max_completion_tokens=draft.max_completion_tokens,
+        mean_prompt_tokens=round(setting.lengths.prompt, 1),
+        mean_completion_tokens=setting.lengths.mean_completion,
         rollout_engine=request.rollout_engine,
-        stages=stages,
+        stages=draft.stages,
         gates=setting.gates,
         controls=request.controls,
-        warnings=(
-            *warnings,
-            *_allocation_warnings(request, allocation),
-            *_data_warnings(data, student, prompt, bridge),
-            *_stage_warnings(request, stages, allocation.labels),
-        ),
+        warnings=draft.warnings,
+        advice=advise(request, draft.labeled, setting.labels),
+        evidence=request.evidence,
     ).sealed()
 
 
@@ -143,9 +205,9 @@ def _check_engine(request: PlanRequest, hardware: Hardware) -> None:
         )
 
 
-def _read(request: PlanRequest, role: str, policy: ModelPolicy) -> Model:
+def _read(name: str, role: str, policy: ModelPolicy) -> Model:
     try:
-        return read_model(getattr(request, role), policy)
+        return read_model(name, policy)
     except S2DError as err:
         err.param = role
         raise
@@ -180,29 +242,6 @@ def _bridge(request: PlanRequest, allocation: Allocation, unlabeled: int) -> int
     return request.bridge_prompts
 
 
-def _token_limits(request: PlanRequest, data: DataSummary | None, teacher: Model, student: Model) -> tuple[int, int]:
-    """Longest prompt and completion, within the shorter context of the two models."""
-    context = min(teacher.context, student.context)
-    wanted = defaults.MAX_PROMPT
-    if data is not None:
-        wanted = max(256, -(-int(1.5 * _tokens(data.p95_prompt_chars, student)) // 64) * 64)
-    room = context - (request.max_completion_tokens or 1)
-    prompt = request.max_prompt_tokens or max(1, min(wanted, context // 2, room))
-    completion = request.max_completion_tokens or max(1, min(defaults.MAX_COMPLETION, context - prompt))
-    if prompt + completion > context:
-        raise InvalidPlan(
-            f"max_prompt_tokens ({prompt:,}) and max_completion_tokens ({completion:,}) are more than the models' "
-            f"context of {context:,} tokens.",
-            param="max_completion_tokens",
-        )
-    return prompt, completion
-
-
-def _tokens(chars: float, model: Model) -> float:
-    """Tokens of a prompt of so many characters: a rough guess without the tokenizer."""
-    return chars / (1 if model.vocab_size < SMALL_VOCABULARY else CHARS_PER_TOKEN) + TEMPLATE_TOKENS
-
-
 def _gates(request: PlanRequest, validation: int) -> Gates:
     c2 = request.gates.c2 or GateC2()
     if "prompts" not in c2.model_fields_set:
@@ -214,82 +253,3 @@ def _gates(request: PlanRequest, validation: int) -> Gates:
         )
     standard = Gates(c2=c2, on_failure=request.on_gate_failure)
     return standard if request.gates.c1 is None else standard.model_copy(update={"c1": request.gates.c1})
-
-
-def _allocation_warnings(request: PlanRequest, allocation: Allocation) -> tuple[Warning_, ...]:
-    if request.labels.student_rl == 0:  # leaving stage 3 out was asked for
-        return tuple(warning for warning in allocation.warnings if warning.code != "no_student_rl")
-    return allocation.warnings
-
-
-def _data_warnings(data: DataSummary | None, student: Model, prompt: int, bridge: int) -> tuple[Warning_, ...]:
-    found = []
-    if bridge < FEW_BRIDGE_PROMPTS:
-        found.append(
-            Warning_(
-                code="few_bridge_prompts",
-                message=f"The bridge has {bridge:,} distinct prompts. Prompts without answers cost no labels and help "
-                "it most: add unlabeled rows.",
-            )
-        )
-    if data is not None and _tokens(data.p95_prompt_chars, student) > prompt:
-        found.append(
-            Warning_(
-                code="long_prompts",
-                message=f"One prompt in twenty or more may be over max_prompt_tokens ({prompt:,}) and be dropped.",
-            )
-        )
-    return tuple(found)
-
-
-def _thin_stages(stages: tuple[Stage, ...], allocated: LabelAllocation) -> Iterator[Warning_]:
-    """GRPO stages that do not come to all of their labels, or whose steps rest on very few groups."""
-    for stage in stages:
-        if not isinstance(stage, Grpo):
-            continue
-        drawn = stage.steps * stage.prompts_per_step
-        labels = sum(getattr(allocated, role) for role in stage.label_roles)
-        if drawn < labels:
-            yield Warning_(
-                code="unread_labels",
-                message=f"{stage.kind} draws {drawn:,} of its {labels:,} labels: give it more steps or prompts a step, "
-                "or give the labels to another use.",
-            )
-        if stage.prompts_per_step < FEW_GROUPS:
-            yield Warning_(
-                code="few_groups",
-                message=f"{stage.kind} has {stage.prompts_per_step} problems a step: groups that are all right or all "
-                "wrong teach nothing, so many steps may do little. More memory, LoRA or shorter completions give more.",
-            )
-
-
-def _stage_warnings(
-    request: PlanRequest, stages: tuple[Stage, ...], allocated: LabelAllocation
-) -> tuple[Warning_, ...]:
-    found = []
-    if request.rollout_engine == "vllm":
-        found.append(
-            Warning_(
-                code="vllm_not_modelled",
-                message="Rollouts are drawn with vLLM, which takes GPU memory of its own: the memory ranges leave it "
-                "out, and the time ranges are those of transformers, which is slower.",
-            )
-        )
-    adapted = [stage.kind for stage in stages if isinstance(stage, Training) and stage.lora is not None]
-    if adapted and request.lora is None:
-        found.append(
-            Warning_(
-                code="lora_chosen",
-                message=f"Full fine-tuning of {', '.join(adapted)} does not fit in memory: LoRA is used there.",
-            )
-        )
-    found += _thin_stages(stages, allocated)
-    low, high = (sum(getattr(stage.estimate.seconds, end) for stage in stages) for end in ("low", "high"))
-    if high > LONG_SECONDS:
-        found.append(
-            Warning_(
-                code="long_job",
-                message=f"The job may take {low / 86_400:.1f} to {high / 86_400:.1f} days on this hardware.",
-            )
-        )
-    return tuple(found)

@@ -1,9 +1,6 @@
-"""How much memory a stage needs on one device, and the settings that make it fit.
+"""The settings that make a stage fit on its device, and what the plan tells of its memory.
 
-Formulas (docs/plan.md): full fine-tuning holds 16 bytes a parameter (fp32 weights, gradients, two AdamW moments), LoRA
-the frozen weights and 16 bytes an adapter parameter; activations follow from the layer's shapes; the key-value cache
-holds all sequences that a device generates together; logits exist only as tiles. Every device holds the whole model.
-The estimates are ranges; what is chosen fits the upper end.
+How much a setting takes is said by `s2d.plan.memory`. What is chosen fits with the upper end of its range.
 """
 
 from __future__ import annotations
@@ -11,45 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any
 
 from s2d.errors import InvalidPlan
-from s2d.plan.document import Hardware, Lora, Model, Range
-from s2d.plan.hardware import GIB
+from s2d.plan import memory
+from s2d.plan.document import Alternative, Lora, MemoryItem, Model, Range, Sampling
+from s2d.plan.machine import Hardware
+from s2d.plan.memory import GIB, Memory, Work
 
-Dtype = Literal["float32", "bfloat16"]
-
-BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
-#: fp32 weights, gradients and both AdamW moments.
-STATE_BYTES = 16
 #: The part of a device that a plan fills; the rest is the allocator's.
 USABLE = 0.92
-#: Context, libraries, kernels: low and high, GiB.
-RUNTIME_GIB: dict[str, tuple[float, float]] = {"cpu": (0.6, 1.2), "cuda": (0.8, 2.0)}
-#: TRL projects logits on tiles of at most this many tokens and vocabulary entries, fp32.
-TILE_TOKENS, TILE_VOCAB = 4096, 32_768
-TILES_LOW, TILES_HIGH = 2, 8
-#: Saved activations beside the counted ones: upcast norms, masks, fragmentation.
-ACTIVATION_SLACK = 1.7
-KV_SLACK = 1.2
 MAX_MICRO_BATCH = 256
 #: Without checkpointing at fewer sequences than this, recomputing is the better use of memory.
 WORTH_NO_CHECKPOINTING = 4
 
 
-def dtype_for(hardware: Hardware) -> Dtype:
-    return "bfloat16" if hardware.device == "cuda" else "float32"
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one training stage puts on a device. Tokens are the longest: prompt plus completion."""
-
-    model: Model
-    frozen: tuple[Model, ...]  # teachers beside it
-    sequences: int  # in one step on one device
-    tokens: int
-    generates: bool
+#: Answers that are kept: a table of plans asks the same of many rows.
+KEPT = 4096
 
 
 @dataclass(frozen=True)
@@ -59,7 +35,7 @@ class Fit:
     per_device_batch_size: int
     gradient_checkpointing: bool
     lora: Lora | None
-    memory: Range
+    memory: Memory
 
 
 def fit(
@@ -73,14 +49,29 @@ def fit(
 
     `loras` are the allowed choices in order; `batch_size` and `checkpointing` fix a setting. None if nothing fits.
     """
-    limit = USABLE * hardware.memory_gib
     for lora in loras:
-        for checkpoint in (False, True) if checkpointing is None else (checkpointing,):
-            for batch in _batches(work.sequences) if batch_size is None else (batch_size,):
-                spare = checkpointing is None and not checkpoint and batch < min(WORTH_NO_CHECKPOINTING, work.sequences)
-                memory = training_memory(work, hardware, lora, batch, checkpoint)
-                if memory.high <= limit and not (spare and batch_size is None):
-                    return Fit(batch, checkpoint, lora, memory)
+        for checkpoint in _checkpointing(checkpointing):
+            found = _largest(work, hardware, lora, batch_size, checkpoint)
+            few = found is not None and found.per_device_batch_size < min(WORTH_NO_CHECKPOINTING, work.sequences)
+            recompute = few and not checkpoint and checkpointing is None and batch_size is None
+            if found is not None and not recompute:
+                return found
+    return None
+
+
+def _checkpointing(asked: bool | None) -> tuple[bool, ...]:
+    return (False, True) if asked is None else (asked,)
+
+
+@lru_cache(KEPT)
+def _largest(work: Work, hardware: Hardware, lora: Lora | None, batch: int | None, checkpoint: bool) -> Fit | None:
+    """With the largest micro-batch that fits, or with the one that is asked for."""
+    if over_gib(memory.states(work, hardware, lora), hardware):
+        return None
+    for size in _batches(work.sequences) if batch is None else (batch,):
+        peak = memory.training(work, hardware, lora, size, checkpoint)
+        if over_gib(peak, hardware) == 0.0:
+            return Fit(size, checkpoint, lora, peak)
     return None
 
 
@@ -89,17 +80,66 @@ def _batches(sequences: int) -> Iterator[int]:
     return (n for n in range(min(sequences, MAX_MICRO_BATCH), 0, -1) if sequences % n == 0)
 
 
+@lru_cache(KEPT)
+def alternatives(
+    work: Work,
+    hardware: Hardware,
+    loras: tuple[Lora | None, ...],
+    batch_size: int | None,
+    checkpointing: bool | None,
+) -> tuple[Alternative, ...]:
+    """All ways that were open to the stage, cheapest first, each with its largest micro-batch that fits, else 1."""
+    found = []
+    for lora in loras:
+        for checkpoint in _checkpointing(checkpointing):
+            size, peak = batch_size or 1, None
+            if fitting := _largest(work, hardware, lora, batch_size, checkpoint):
+                size, peak = fitting.per_device_batch_size, fitting.memory
+            peak = peak or memory.training(work, hardware, lora, size, checkpoint)
+            found.append(
+                Alternative(
+                    lora=lora is not None,
+                    gradient_checkpointing=checkpoint,
+                    per_device_batch_size=size,
+                    memory_gib=_gib(peak.total),
+                    over_gib=over_gib(peak, hardware),
+                )
+            )
+    return tuple(found)
+
+
+def over_gib(peak: Memory, hardware: Hardware) -> float:
+    """By how much the upper end of a peak is more than can be used, GiB; 0 where it fits."""
+    over = memory.bounds(peak, hardware)[1] / GIB - USABLE * hardware.memory_gib
+    return max(0.0, math.ceil(1000 * over) / 1000)
+
+
+def told(peak: Memory, hardware: Hardware) -> dict[str, Any]:
+    """The fields of `document.Estimate`: the range, and the items that add up to what is expected."""
+    low, high = memory.bounds(peak, hardware)
+    items = tuple(MemoryItem(name=name, gib=_gib(size)) for name, size in peak._asdict().items() if _gib(size))
+    return {"memory_gib": Range(low=_gib(low), high=_gib(high)), "memory": items}
+
+
+def _gib(size: float) -> float:
+    return round(size / GIB, 3)
+
+
 def refuse(
-    work: Work, hardware: Hardware, loras: tuple[Lora | None, ...], stage: str, batch: int | None
+    work: Work, hardware: Hardware, loras: tuple[Lora | None, ...], stage: str, asked: dict[str, Any]
 ) -> InvalidPlan:
-    """The error for a stage that fits in no way: by how much it misses, and what would do."""
-    least = training_memory(work, hardware, loras[-1], batch or 1, checkpoint=True).high
-    states = _frozen_bytes(work, hardware, loras[-1]) / GIB
+    """The error for a stage that fits in no way with what was asked for: by how much it misses, and what would do."""
+    batch, checkpoint = asked.get("per_device_batch_size", 1), asked.get("gradient_checkpointing", True)
+    least = memory.bounds(memory.training(work, hardware, loras[-1], batch, checkpoint), hardware)[1] / GIB
+    states = memory.states(work, hardware, loras[-1]).total / GIB
     advice = ["a smaller model", "fewer max_completion_tokens", "fewer sequences in a step"]
     if loras[-1] is None:
         advice.insert(0, "lora")
+    if asked:
+        advice.insert(0, "another value there")
+    fixed = f" with {', '.join(f'{name} {value}' for name, value in asked.items())}, as asked," if asked else ""
     return InvalidPlan(
-        f"{stage} needs about {least:.1f} GiB per device ({states:.1f} GiB of it for weights and optimizer state) "
+        f"{stage}{fixed} needs about {least:.1f} GiB per device ({states:.1f} GiB of it whatever is computed) "
         f"and {_usable(hardware)}: {least - USABLE * hardware.memory_gib:.1f} GiB too much. What would help: "
         f"{', '.join(advice)}, or a device with at least {math.ceil(least / USABLE)} GiB.",
         param=f"stages.{stage}",
@@ -110,90 +150,46 @@ def _usable(hardware: Hardware) -> str:
     return f"{USABLE * hardware.memory_gib:.1f} of {hardware.memory_gib:.1f} GiB can be used"
 
 
-def training_memory(work: Work, hardware: Hardware, lora: Lora | None, batch: int, checkpoint: bool) -> Range:
-    """Peak per device, GiB: states, and the larger of generating a step's rollouts and of one forward and backward."""
-    dtype = dtype_for(hardware)
-    cache = kv_bytes(work.model, work.sequences, work.tokens, dtype) if work.generates else 0.0
-    activations = activation_bytes(work.model, batch * work.tokens, dtype, checkpoint)
-    tile = tile_bytes(work.model, batch * work.tokens)
-    states = _frozen_bytes(work, hardware, lora)
-    return _total(
-        hardware,
-        states + max(cache, activations + TILES_LOW * tile),
-        states * 1.03 + max(KV_SLACK * cache, ACTIVATION_SLACK * activations + TILES_HIGH * tile),
-    )
-
-
 def state_gib(model: Model) -> float:
-    """Weights, gradients and optimizer of full fine-tuning, GiB."""
-    return STATE_BYTES * model.parameters / GIB
+    """Weights, gradients and optimizer of full fine-tuning: 16 bytes a parameter, GiB."""
+    return (2 * memory.FP32 + memory.MOMENT_BYTES) * model.parameters / GIB
 
 
-def generation_memory(model: Model, hardware: Hardware, sequences: int, tokens: int) -> Range:
-    """Peak per device, GiB, of generating `sequences` together."""
-    dtype = dtype_for(hardware)
-    weights, cache = model.parameters * BYTES[dtype], kv_bytes(model, sequences, tokens, dtype)
-    return _total(hardware, weights + cache, weights * 1.03 + KV_SLACK * cache)
+@dataclass(frozen=True)
+class Drawing:
+    """A stage that only generates: prompts and completions of at most so many tokens."""
+
+    model: Model
+    prompt: int
+    completion: int
+    sampling: Sampling
+    vllm: bool = False
+
+    def memory(self, hardware: Hardware, sequences: int) -> Memory:
+        """The peak of so many sequences together."""
+        if self.vllm:
+            return memory.engine(hardware)
+        nucleus = self.sampling.top_p < 1.0 or self.sampling.top_k > 0
+        longest = self.prompt + self.completion
+        return memory.generation(self.model, hardware, sequences, longest, self.prompt, nucleus=nucleus)
 
 
-def generation_batch(model: Model, hardware: Hardware, tokens: int, wanted: int) -> int:
+@lru_cache(KEPT)
+def generation_batch(drawing: Drawing, hardware: Hardware, wanted: int) -> int:
     """Most sequences that can be generated together, at most `wanted`, halved until they fit.
 
     Raises:
         InvalidPlan: not even one fits.
     """
     batch = wanted
-    while generation_memory(model, hardware, batch, tokens).high > USABLE * hardware.memory_gib:
+    while over := over_gib(drawing.memory(hardware, batch), hardware):
         if batch == 1:
-            need = generation_memory(model, hardware, 1, tokens).high
+            need = over + USABLE * hardware.memory_gib
             raise InvalidPlan(
-                f"{model.name} needs {need:.1f} GiB to generate one sequence, and {_usable(hardware)}: take a smaller "
-                f"model, fewer max_completion_tokens, or a device with at least {math.ceil(need / USABLE)} GiB.",
+                f"{drawing.model.name} needs {need:.1f} GiB to generate one sequence, and {_usable(hardware)}: take a "
+                "smaller model, fewer max_completion_tokens, or a device with at least "
+                f"{math.ceil(need / USABLE)} GiB.",
                 param="hardware.memory_gib",
             )
         batch = max(1, batch // 2)
     return batch
-
-
-def kv_bytes(model: Model, sequences: int, tokens: int, dtype: Dtype) -> float:
-    """Key-value cache: 2 x layers x kv-heads x head-dim x bytes, for each token of each sequence."""
-    return 2.0 * model.layers * model.kv_heads * model.head_dim * BYTES[dtype] * sequences * tokens
-
-
-def lora_parameters(model: Model, lora: Lora) -> int:
-    """Adapter parameters on all linear layers: rank x (inputs + outputs) of each."""
-    query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    attention = 2 * (model.hidden_size + query) + 2 * (model.hidden_size + key)
-    mlp = 3 * (model.hidden_size + model.intermediate_size)
-    return lora.rank * model.layers * (attention + mlp)
-
-
-def activation_bytes(model: Model, tokens: int, dtype: Dtype, checkpoint: bool) -> float:
-    """What backward needs: a layer's saved elements, for all layers or, with checkpointing, one layer and all inputs.
-
-    A layer saves the two norms' inputs and outputs and the residual (5 hidden), queries before and after norm and
-    rotation and the attention output (3 query), keys and values alike (4 key), and the gated MLP (4 intermediate).
-    """
-    query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    layer = 5 * model.hidden_size + 3 * query + 4 * key + 4 * model.intermediate_size
-    elements = model.layers * model.hidden_size + layer if checkpoint else model.layers * layer
-    return float(elements * tokens * BYTES[dtype])
-
-
-def tile_bytes(model: Model, tokens: int) -> float:
-    """One fp32 tile of logits."""
-    return 4.0 * min(tokens, TILE_TOKENS) * min(model.vocab_size, TILE_VOCAB)
-
-
-def _frozen_bytes(work: Work, hardware: Hardware, lora: Lora | None) -> float:
-    """Weights, gradients and optimizer of the trained model, and the weights of the teachers beside it."""
-    size = BYTES[dtype_for(hardware)]
-    teachers = sum(model.parameters for model in work.frozen) * size
-    if lora is None:
-        return float(STATE_BYTES * work.model.parameters + teachers)
-    return float(size * work.model.parameters + STATE_BYTES * lora_parameters(work.model, lora) + teachers)
-
-
-def _total(hardware: Hardware, low: float, high: float) -> Range:
-    runtime = RUNTIME_GIB[hardware.device]
-    return Range(low=round(runtime[0] + low / GIB, 3), high=round(runtime[1] + high / GIB, 3))

@@ -10,26 +10,15 @@ from typing import Any, Literal
 from s2d.errors import InvalidPlan
 from s2d.plan import defaults
 from s2d.plan.controls import Workflow, candidates, control_stages, goes_on
-from s2d.plan.document import (
-    Control,
-    Estimate,
-    Evaluate,
-    Grpo,
-    Model,
-    Opd,
-    Sampling,
-    Select,
-    Stage,
-    StageKind,
-    TeacherRollouts,
-    Warmup,
-)
+from s2d.plan.document import Estimate, Evaluate, Grpo, Model, Opd, Sampling, Select, Stage, TeacherRollouts, Warmup
 from s2d.plan.flops import Compute
 from s2d.plan.graph import WORKFLOW, made_by
+from s2d.plan.memory import Work, dtype_for
+from s2d.plan.names import Control, StageKind
 from s2d.plan.overrides import COMPUTE_MATCHED, GrpoOverrides, Overrides
-from s2d.plan.sizing import Work, dtype_for, generation_batch, generation_memory
-from s2d.plan.timing import Generate, Lengths, Train, cost
-from s2d.plan.training import Rows, Setting, Step, choose_step, common, sampling, why_fit
+from s2d.plan.sizing import Drawing, generation_batch, told
+from s2d.plan.training import LATER, Rows, Setting, choose_step, common, sampling, why_fit
+from s2d.plan.work import Ground, timed
 
 _BRIDGE_FIELDS = ("token_share", "prefix_share", "score_once", "extrapolate")
 _GRPO_FIELDS = ("epsilon", "epsilon_high", "beta", "scale_rewards", "loss_type")
@@ -41,7 +30,15 @@ def build_stages(setting: Setting) -> tuple[Stage, ...]:
     Raises:
         InvalidPlan: a setting that is impossible, or a stage that fits on no device.
     """
-    return tuple(_stages(setting))
+    ground = Ground(
+        setting.teacher,
+        setting.student,
+        setting.hardware,
+        setting.gates,
+        setting.labels,
+        setting.lengths,
+    )
+    return timed(ground, tuple(_stages(setting)))
 
 
 def _stages(setting: Setting) -> Iterator[Stage]:
@@ -97,7 +94,6 @@ def _teacher_rl(setting: Setting) -> Grpo:
         ("teacher_rl",),
         ("base_teacher", "rl_teacher"),
         why="The sparse reward goes to the stronger model",
-        gate=2 * setting.labels.validation * setting.gates.c1.k,
     )
 
 
@@ -134,12 +130,11 @@ def _grpo(
     *,
     why: str,
     steps: int | None = None,
-    gate: int = 0,
 ) -> Grpo:
     overrides: GrpoOverrides | None = getattr(setting.request.stages, kind)
     given = overrides.given() if overrides else {}
     labels = sum(getattr(setting.labels, role) for role in label_roles)
-    work = Work(model, (), 0, setting.max_tokens, generates=True)
+    work = replace(_work(setting, model, {}, generates=True), reference=given.get("beta", 0.0) > 0.0)
     rows = Rows(
         field="prompts_per_step",
         asked=given.get("prompts_per_step"),
@@ -152,18 +147,12 @@ def _grpo(
     if given.get("loss_type") == "dr_grpo":
         # Dr. GRPO is without the standard deviation as well (arXiv 2503.20783).
         given = {"scale_rewards": "none", **given}
-    steps = given.get("steps") or steps or defaults.grpo_steps(labels, step.rows)
+    steps = _steps(given, steps or defaults.grpo_steps(labels, step.rows))
     rates = defaults.learning_rates(model, lora=step.fit.lora is not None)
     rate = rates.student_rl if kind == "student_rl" else rates.grpo
-    spent = cost(
-        setting.hardware,
-        setting.lengths,
-        (*_per_step(setting, model, step, steps), *_gate(setting, model, gate)),
-        (_train(model, step, steps),),
-    )
     passes = steps * step.rows / labels
     return Grpo(
-        **common(setting, kind, step, overrides, steps=steps, optim={"learning_rate": rate}, roles=roles, cost=spent),
+        **common(setting, kind, step, overrides, steps=steps, optim={"learning_rate": rate}, roles=roles),
         arm=kind if kind == "direct_grpo" else WORKFLOW,
         label_roles=label_roles,
         prompts_per_step=step.rows,
@@ -184,18 +173,18 @@ def _teacher_rollouts(setting: Setting) -> TeacherRollouts:
         )
     few = max(1, min(defaults.MAX_SAMPLES, defaults.WANTED_ROLLOUTS // prompts))
     samples = given.get("samples_per_prompt", few)
-    batch = _batch(setting, "teacher_rollouts", setting.teacher, prompts * samples, given)
-    spent = cost(setting.hardware, setting.lengths, (Generate(setting.teacher, prompts * samples, batch, 1),))
-    memory = generation_memory(setting.teacher, setting.hardware, batch, setting.max_tokens)
+    drawn = sampling(Sampling(), given)
+    drawing = _drawing(setting, setting.teacher, drawn)
+    batch = _batch(setting, "teacher_rollouts", drawing, prompts * samples, given)
     return TeacherRollouts(
         id="teacher_rollouts",
         seed=defaults.derive_seed(setting.request.seed, "teacher_rollouts"),
-        estimate=Estimate(tokens=spent.tokens, seconds=spent.seconds, memory_gib=memory),
+        estimate=_estimate(setting, drawing, batch),
         why=f"The RL'd teacher answers {prompts:,} prompts, each {'once' if samples == 1 else f'{samples} times'}; the "
         "warmup reads the stored rollouts.",
         prompts=prompts,
         samples_per_prompt=samples,
-        sampling=sampling(Sampling(), given),
+        sampling=drawn,
         batch_size=batch,
         dtype=dtype_for(setting.hardware),
     )
@@ -205,22 +194,15 @@ def _warmup(setting: Setting, rollouts: TeacherRollouts) -> Warmup:
     overrides = setting.request.stages.warmup
     given = _given(overrides)
     stored = rollouts.prompts * rollouts.samples_per_prompt
-    work = Work(setting.student, (setting.teacher,), 0, setting.max_tokens, generates=False)
+    work = _work(setting, setting.student, given, setting.teacher, generates=False)
     step = choose_step(setting, "warmup", work, _sequences(given, stored), overrides)
-    steps = given.get("steps") or defaults.warmup_steps(stored, step.sequences)
+    steps = _steps(given, defaults.warmup_steps(stored, step.sequences))
     most = given.get("max_steps", 3 * steps)
     if most < steps:
         # Only the cap was given: the planner's own number of steps yields to it.
         steps = most
     lora = step.fit.lora is not None
     rate = defaults.learning_rates(setting.student, lora=lora).warmup
-    spent = cost(
-        setting.hardware,
-        _lengths(setting, given),
-        _gate(setting, setting.student, setting.gates.c2.prompts),
-        (_train(setting.student, step, steps, setting.teacher),),
-        (_train(setting.student, step, most, setting.teacher),),
-    )
     return Warmup(
         **common(
             setting,
@@ -230,7 +212,6 @@ def _warmup(setting: Setting, rollouts: TeacherRollouts) -> Warmup:
             steps=steps,
             optim={"learning_rate": rate},
             roles=("base_student", "warmup_student"),
-            cost=spent,
         ),
         sequences_per_step=step.sequences,
         max_steps=most,
@@ -244,22 +225,16 @@ def _warmup(setting: Setting, rollouts: TeacherRollouts) -> Warmup:
 def _opd(setting: Setting) -> Opd:
     overrides = setting.request.stages.opd
     given = _given(overrides)
-    work = Work(setting.student, (setting.teacher,), 0, setting.max_tokens, generates=True)
+    work = _work(setting, setting.student, given, setting.teacher, generates=True)
     step = choose_step(setting, "opd", work, _sequences(given, setting.bridge_prompts), overrides)
-    steps = given.get("steps") or defaults.opd_steps(setting.bridge_prompts, step.sequences)
+    steps = _steps(given, defaults.opd_steps(setting.bridge_prompts, step.sequences))
     optim = {
         "learning_rate": defaults.learning_rates(setting.student, lora=step.fit.lora is not None).opd,
         "weight_decay": defaults.OPD_WEIGHT_DECAY,
     }
-    spent = cost(
-        setting.hardware,
-        _lengths(setting, given),
-        _per_step(setting, setting.student, step, steps),
-        (_train(setting.student, step, steps, setting.teacher),),
-    )
     roles: tuple[str, str] = ("warmup_student", "opd_student")
     return Opd(
-        **common(setting, "opd", step, overrides, steps=steps, optim=optim, roles=roles, cost=spent),
+        **common(setting, "opd", step, overrides, steps=steps, optim=optim, roles=roles),
         sequences_per_step=step.sequences,
         why=f"Reverse KL to the RL'd teacher on the student's own rollouts, one for each of {step.sequences} prompts a "
         f"step, {steps * step.sequences / setting.bridge_prompts:.1f} passes over the bridge prompts; "
@@ -270,18 +245,13 @@ def _opd(setting: Setting) -> Opd:
 
 def _select(setting: Setting, direct: Grpo, tried: tuple[Grpo, ...]) -> Select:
     problems, k = setting.labels.validation, setting.gates.c1.k
-    batch = _batch(setting, "select", setting.student, problems * k, {})
-    drawn = Generate(setting.student, len(tried) * problems * k, batch, 1)
-    spent = cost(setting.hardware, setting.lengths, (drawn,))
+    drawing = _drawing(setting, setting.student, direct.sampling)
+    batch = _batch(setting, "select", drawing, problems * k, {})
     return Select(
         id=f"{direct.id}_select",
         arm=direct.arm,
         seed=defaults.derive_seed(setting.request.seed, "select"),
-        estimate=Estimate(
-            tokens=spent.tokens,
-            seconds=spent.seconds,
-            memory_gib=generation_memory(setting.student, setting.hardware, batch, setting.max_tokens),
-        ),
+        estimate=_estimate(setting, drawing, batch),
         why=f"The learning rate of the control with the best avg@{k} on {problems:,} validation problems is kept.",
         candidates=tuple(one.trains for one in tried),
         keeps_as=direct.trains,
@@ -297,21 +267,17 @@ def _evaluate(setting: Setting, stages: list[Stage]) -> Evaluate:
     models = _models(stages)
     k = given.get("k", defaults.evaluation_samples(labels.test))
     largest = max(setting.teacher, setting.student, key=lambda model: model.parameters)
-    batch = _batch(setting, "evaluate", largest, labels.test * k, given)
-    spent = cost(
-        setting.hardware,
-        setting.lengths,
-        tuple(Generate(_of(setting, role), labels.test * k, batch, 1) for role in models),
-    )
-    memory = generation_memory(largest, setting.hardware, batch, setting.max_tokens)
+    drawn = sampling(defaults.EVALUATION, given)
+    drawing = _drawing(setting, largest, drawn)
+    batch = _batch(setting, "evaluate", drawing, labels.test * k, given)
     return Evaluate(
         id="evaluate",
         seed=defaults.derive_seed(setting.request.seed, "evaluate"),
-        estimate=Estimate(tokens=spent.tokens, seconds=spent.seconds, memory_gib=memory),
+        estimate=_estimate(setting, drawing, batch),
         why=f"avg@{k} and pass@{k} of {len(models)} models on {labels.test:,} test problems that no stage has read.",
         models=models,
         k=k,
-        sampling=sampling(defaults.EVALUATION, given),
+        sampling=drawn,
         batch_size=batch,
         dtype=dtype_for(setting.hardware),
     )
@@ -325,10 +291,6 @@ def _models(stages: list[Stage]) -> tuple[str, ...]:
     return ("base_teacher", "rl_teacher", "base_student", *students)
 
 
-def _of(setting: Setting, model: str) -> Model:
-    return setting.teacher if model in ("base_teacher", "rl_teacher") else setting.student
-
-
 def _sequences(given: dict[str, Any], available: int) -> Rows:
     return Rows(
         field="sequences_per_step",
@@ -339,39 +301,45 @@ def _sequences(given: dict[str, Any], available: int) -> Rows:
     )
 
 
-def _batch(setting: Setting, stage: StageKind, model: Model, completions: int, given: dict[str, Any]) -> int:
+def _work(setting: Setting, model: Model, given: dict[str, Any], *frozen: Model, generates: bool) -> Work:
+    """Of a training stage, its sequences still open. Rollouts of the bridge may end early."""
+    longest = ceil(given.get("prefix_share", 1.0) * setting.lengths.max_completion)
+    return Work(
+        model=model,
+        frozen=frozen,
+        sequences=0,
+        tokens=setting.max_prompt + longest,
+        prompt=setting.max_prompt,
+        generates=generates,
+        measures_kl=not generates or bool(given.get("extrapolate")),
+        vllm=generates and setting.vllm,
+    )
+
+
+def _drawing(setting: Setting, model: Model, drawn: Sampling) -> Drawing:
+    return Drawing(model, setting.max_prompt, setting.lengths.max_completion, drawn, setting.vllm)
+
+
+def _estimate(setting: Setting, drawing: Drawing, batch: int) -> Estimate:
+    return Estimate(tokens=LATER, seconds=LATER, **told(drawing.memory(setting.hardware, batch), setting.hardware))
+
+
+def _batch(setting: Setting, stage: StageKind, drawing: Drawing, completions: int, given: dict[str, Any]) -> int:
     """The generation batch: as asked if it fits, else the largest that does."""
     asked: int | None = given.get("batch_size")
     wanted = asked or min(defaults.GENERATION_BATCH, completions)
-    batch = generation_batch(model, setting.hardware, setting.max_tokens, wanted)
+    batch = generation_batch(drawing, setting.hardware, wanted)
     if asked is not None and batch < asked:
         field = f"stages.{stage}.batch_size"
         raise InvalidPlan(f"{field} ({asked}) does not fit in memory; {batch} does.", param=field)
     return batch
 
 
-def _lengths(setting: Setting, given: dict[str, Any]) -> Lengths:
-    """Of the rollouts of a bridge stage, which may end early."""
-    longest = ceil(given.get("prefix_share", 1.0) * setting.lengths.max_completion)
-    return replace(setting.lengths, max_completion=longest)
-
-
-def _per_step(setting: Setting, model: Model, step: Step, steps: int) -> tuple[Generate, ...]:
-    devices = setting.hardware.devices
-    return (Generate(model, steps * step.sequences, step.sequences // devices, devices),)
-
-
-def _gate(setting: Setting, model: Model, sequences: int) -> tuple[Generate, ...]:
-    if not sequences:
-        return ()
-    wanted = min(defaults.GENERATION_BATCH, sequences)
-    batch = generation_batch(model, setting.hardware, setting.max_tokens, wanted)
-    return (Generate(model, sequences, batch, 1),)
-
-
-def _train(model: Model, step: Step, steps: int, *scorers: Model) -> Train:
-    return Train(model, steps, step.sequences, step.fit.per_device_batch_size, step.fit.gradient_checkpointing, scorers)
-
-
 def _given(overrides: Overrides | None) -> dict[str, Any]:
     return overrides.given() if overrides else {}
+
+
+def _steps(given: dict[str, Any], planned: int) -> int:
+    """As many as were asked for, else as planned, and never fewer than a warmup of the learning rate that was."""
+    asked: int | None = given.get("steps")
+    return asked or max(planned, given.get("warmup_steps", 0))

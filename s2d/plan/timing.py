@@ -1,56 +1,82 @@
 """How many tokens a stage handles and how long it takes: from FLOPs, bytes and fixed overheads.
 
-FLOPs per token: generate 2N, score 2N, train 6N (8N with checkpointing). A decoding step reads all weights and the
-key-value cache. Tiny models are bound by overhead, so each layer of a decoding step, each micro-batch and each process
-start has a price. The efficiencies are guesses from published runs and one small CPU probe and not calibrated on the
-machine at hand: read the ranges as orders of magnitude.
+FLOPs per token: generate 2N, score 2N, train 6N (4N with LoRA, 2N more with checkpointing). A decoding step reads all
+weights and the key-value cache. Tiny models are bound by overhead, so each decoding step, micro-batch, optimizer step
+and process start has a price.
+
+What a machine reaches is its `Rates`: measured by `s2d probe`, else guessed from its datasheet, a fast and a slow case
+with orders of magnitude between. The stages that a machine has run correct them, see `s2d.plan.calibration`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from s2d.plan.document import Hardware, Model, Range
-from s2d.plan.sizing import BYTES, dtype_for, kv_bytes
+from s2d.plan.document import Model, Range
+from s2d.plan.machine import Factor, Hardware, Rates
+from s2d.plan.memory import BYTES, dtype_for, kv_bytes
+from s2d.plan.names import StageKind
 
 #: Completions end early or run to the limit: the part of `max_completion_tokens` that the mean takes.
 COMPLETION_SHARE = (0.2, 1.0)
 #: The cache of transformers is concatenated at each step: one read for attention, one read and one write for the copy.
 CACHE_TRAFFIC = 3.0
+#: AdamW in fp32 reads weight, gradient and both moments and writes three of them; clipping reads the gradient twice and
+#: writes it. Bytes a parameter.
+OPTIMIZER_TRAFFIC = 40.0
+#: 80 % of the stages of the grid in benchmarks/results/planner.md took between the expected time divided by this and
+#: multiplied with it, on the machine that was probed.
+PROBED = Factor(middle=1.0, spread=1.6)
+GUESSED = Factor(middle=1.0, spread=1.0)
 
 
-class Rates(NamedTuple):
-    """What is reached of the peaks, and overheads in seconds; a fast and a slow case."""
-
-    compute: float
-    bandwidth: float
-    decode_layer: float
-    micro_batch: float
-    step: float
-    start: float
-    load_gbs: float
+def guessed(hardware: Hardware) -> tuple[Rates, Rates]:
+    """A fast and a slow case for a machine of which only the datasheet is known."""
+    fast, slow = (_share(hardware, case) for case in _CASES[hardware.device])
+    return fast, slow
 
 
-FAST = {
-    "cpu": Rates(0.6, 0.8, 0.0005, 0.01, 0.02, 6.0, 1.0),
-    "cuda": Rates(0.45, 0.7, 0.0005, 0.03, 0.1, 15.0, 3.0),
+#: Of the peak FLOP/s and bandwidth; seconds a decoding step, its layers, a micro-batch, its layers, a step, a start;
+#: GB/s of loading.
+_CASES = {
+    "cpu": (
+        (0.6, 0.8, 0.001, 0.0005, 0.002, 0.001, 0.02, 6.0, 1.0),
+        (0.08, 0.25, 0.01, 0.003, 0.04, 0.01, 0.25, 25.0, 0.2),
+    ),
+    "cuda": (
+        (0.45, 0.7, 0.001, 0.0005, 0.01, 0.001, 0.1, 15.0, 3.0),
+        (0.12, 0.3, 0.003, 0.0015, 0.05, 0.004, 1.0, 60.0, 0.5),
+    ),
 }
-SLOW = {
-    "cpu": Rates(0.08, 0.25, 0.003, 0.06, 0.25, 25.0, 0.2),
-    "cuda": Rates(0.12, 0.3, 0.0015, 0.15, 1.0, 60.0, 0.5),
-}
+
+
+def _share(hardware: Hardware, case: tuple[float, ...]) -> Rates:
+    compute, bandwidth, decode_step, decode_layer, micro_batch, micro_layer, step, start, load = case
+    return Rates(
+        flops=compute * hardware.tflops * 1e12,
+        bytes=bandwidth * hardware.bandwidth_gbs * 1e9,
+        decode_step_s=decode_step,
+        decode_layer_s=decode_layer,
+        micro_batch_s=micro_batch,
+        micro_layer_s=micro_layer,
+        step_s=step,
+        start_s=start,
+        load_bytes=load * 1e9,
+    )
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a sequence: the mean prompt, and the longest completion."""
+    """Tokens of a sequence: the mean prompt, the longest completion, and the mean one where it is known."""
 
     prompt: float
     max_completion: int
+    mean_completion: float | None = None
 
     def completion(self, share: float) -> float:
+        if self.mean_completion is not None:
+            return min(self.mean_completion, float(self.max_completion))
         return max(1.0, share * self.max_completion)
 
 
@@ -74,6 +100,15 @@ class Train:
     micro_batch: int
     checkpoint: bool
     scorers: tuple[Model, ...] = ()
+    lora: bool = False
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What a stage does."""
+
+    generate: tuple[Generate, ...] = ()
+    train: tuple[Train, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,68 +118,84 @@ class Cost:
 
 
 def cost(
-    hardware: Hardware,
-    lengths: Lengths,
-    generate: tuple[Generate, ...],
-    train: tuple[Train, ...] = (),
-    longest: tuple[Train, ...] | None = None,
+    kind: StageKind, hardware: Hardware, lengths: Lengths, work: StageWork, longest: StageWork | None = None
 ) -> Cost:
     """Tokens and seconds of a stage: its process start and model loading, generation, and training.
 
-    `longest` is the training of the slow case, where a stage may go on (the warmup).
+    `longest` is the work of the slow case, where a stage may go on (the warmup).
     """
-    name, (short, full) = hardware.device, COMPLETION_SHARE
-    low = _one_case(hardware, FAST[name], lengths, short, generate, train)
-    high = _one_case(hardware, SLOW[name], lengths, full, generate, train if longest is None else longest)
+    fast, slow, factor = _speed(kind, hardware)
+    longest = longest or work
+    low = _Case(hardware, fast, lengths, lengths.completion(COMPLETION_SHARE[0]))
+    high = _Case(hardware, slow, lengths, lengths.completion(COMPLETION_SHARE[1]))
     return Cost(
-        tokens=Range(low=round(low[0]), high=round(high[0])),
-        seconds=Range(low=float(f"{low[1]:.3g}"), high=float(f"{high[1]:.3g}")),
+        tokens=Range(low=round(low.tokens(work)), high=round(high.tokens(longest))),
+        seconds=Range(
+            low=float(f"{low.seconds(work) * factor.middle / factor.spread:.3g}"),
+            high=float(f"{high.seconds(longest) * factor.middle * factor.spread:.3g}"),
+        ),
     )
 
 
-def _one_case(
-    hardware: Hardware,
-    rates: Rates,
-    lengths: Lengths,
-    share: float,
-    generate: tuple[Generate, ...],
-    train: tuple[Train, ...],
-) -> tuple[float, float]:
-    completion = lengths.completion(share)
-    tokens = sum(part.sequences * completion for part in generate)
-    tokens += sum(part.steps * part.sequences * (lengths.prompt + completion) for part in train)
-    models = {model for part in train for model in (part.model, *part.scorers)} | {part.model for part in generate}
-    size = BYTES[dtype_for(hardware)]
-    loading = sum(model.parameters for model in models) * size / (rates.load_gbs * 1e9)
-    seconds = rates.start + loading
-    seconds += sum(_generation(part, hardware, rates, lengths, completion) for part in generate)
-    return tokens, seconds + sum(_training(part, hardware, rates, lengths.prompt + completion) for part in train)
+def expected_s(hardware: Hardware, rates: Rates, lengths: Lengths, completion: float, work: StageWork) -> float:
+    """Seconds with these rates and a mean completion of so many tokens."""
+    return _Case(hardware, rates, lengths, completion).seconds(work)
 
 
-def _generation(part: Generate, hardware: Hardware, rates: Rates, lengths: Lengths, completion: float) -> float:
-    """Rounds x longest completion x the slower of computing and reading.
-
-    A round ends with its longest completion: taken as twice the mean, at most the limit.
-    """
-    rounds = math.ceil(part.sequences / (part.batch * part.devices))
-    model, longest = part.model, min(2 * completion, lengths.max_completion)
-    flops, bandwidth = _reached(hardware, rates)
-    half_full = kv_bytes(model, part.batch, 1, dtype_for(hardware)) * (lengths.prompt + longest / 2)
-    read = model.parameters * BYTES[dtype_for(hardware)] + CACHE_TRAFFIC * half_full
-    decode = max(2.0 * model.parameters * part.batch / flops, read / bandwidth) + rates.decode_layer * model.layers
-    prefill = 2.0 * model.parameters * part.batch * lengths.prompt / flops
-    return rounds * (prefill + longest * decode)
+def _speed(kind: StageKind, hardware: Hardware) -> tuple[Rates, Rates, Factor]:
+    known = hardware.calibration
+    if known is None:
+        return *guessed(hardware), GUESSED
+    return known.rates, known.rates, known.factor(kind)
 
 
-def _training(part: Train, hardware: Hardware, rates: Rates, tokens: float) -> float:
-    flops, _ = _reached(hardware, rates)
-    per_token = (8.0 if part.checkpoint else 6.0) * part.model.parameters
-    per_token += sum(2.0 * model.parameters for model in part.scorers)
-    on_device = part.sequences / hardware.devices
-    micro_batches = on_device / part.micro_batch
-    return part.steps * (on_device * tokens * per_token / flops + micro_batches * rates.micro_batch + rates.step)
+@dataclass(frozen=True)
+class _Case:
+    """One set of assumptions: what the machine reaches, and the mean completion."""
 
+    hardware: Hardware
+    rates: Rates
+    lengths: Lengths
+    completion: float
 
-def _reached(hardware: Hardware, rates: Rates) -> tuple[float, float]:
-    """FLOP/s and bytes/s."""
-    return rates.compute * hardware.tflops * 1e12, rates.bandwidth * hardware.bandwidth_gbs * 1e9
+    def tokens(self, work: StageWork) -> float:
+        sequence = self.lengths.prompt + self.completion
+        drawn = sum(part.sequences * self.completion for part in work.generate)
+        return drawn + sum(part.steps * part.sequences * sequence for part in work.train)
+
+    def seconds(self, work: StageWork) -> float:
+        models = {model for part in work.train for model in (part.model, *part.scorers)}
+        models |= {part.model for part in work.generate}
+        loading = sum(model.parameters for model in models) * self._size / self.rates.load_bytes
+        working = sum(self._generation(part) for part in work.generate)
+        working += sum(self._training(part) for part in work.train)
+        return self.rates.start_s + loading + working
+
+    def _generation(self, part: Generate) -> float:
+        """Rounds x longest completion x the slower of computing and reading.
+
+        A round ends with its longest completion: taken as twice the mean, at most the limit.
+        """
+        rounds = math.ceil(part.sequences / (part.batch * part.devices))
+        model, longest = part.model, min(2 * self.completion, self.lengths.max_completion)
+        half_full = kv_bytes(model, part.batch, 1, dtype_for(self.hardware)) * (self.lengths.prompt + longest / 2)
+        read = (model.parameters * self._size + CACHE_TRAFFIC * half_full) / self.rates.bytes
+        overhead = self.rates.decode_step_s + self.rates.decode_layer_s * model.layers
+        decode = max(2.0 * model.parameters * part.batch / self.rates.flops, read) + overhead
+        prefill = 2.0 * model.parameters * part.batch * self.lengths.prompt / self.rates.flops
+        return rounds * (prefill + longest * decode)
+
+    def _training(self, part: Train) -> float:
+        per_token = (4.0 if part.lora else 6.0) + (2.0 if part.checkpoint else 0.0)
+        per_token = per_token * part.model.parameters + sum(2.0 * model.parameters for model in part.scorers)
+        on_device = part.sequences / self.hardware.devices
+        computing = on_device * (self.lengths.prompt + self.completion) * per_token / self.rates.flops
+        layers = part.model.layers + sum(model.layers for model in part.scorers) / 3
+        micro_batch = self.rates.micro_batch_s + self.rates.micro_layer_s * layers
+        # An adapter's optimizer has next to nothing to do.
+        updating = 0.0 if part.lora else OPTIMIZER_TRAFFIC * part.model.parameters / self.rates.bytes
+        return part.steps * (computing + on_device / part.micro_batch * micro_batch + updating + self.rates.step_s)
+
+    @property
+    def _size(self) -> int:
+        return BYTES[dtype_for(self.hardware)]

@@ -8,24 +8,22 @@ from typing import Any
 
 from s2d.errors import InvalidPlan
 from s2d.plan.defaults import derive_seed
-from s2d.plan.document import (
-    Estimate,
-    Gates,
-    Hardware,
-    LabelAllocation,
-    Lora,
-    Model,
-    Optim,
-    Sampling,
-    StageKind,
-)
+from s2d.plan.document import Alternative, Estimate, LabelAllocation, Lora, Model, Optim, Range, Sampling
+from s2d.plan.gates import Gates
+from s2d.plan.machine import Hardware
+from s2d.plan.memory import Work, dtype_for
+from s2d.plan.names import StageKind
 from s2d.plan.overrides import TrainingOverrides
 from s2d.plan.request import PlanRequest
-from s2d.plan.sizing import Fit, Work, dtype_for, fit, refuse, state_gib, training_memory
-from s2d.plan.timing import Cost, Lengths
+from s2d.plan.sizing import Fit, alternatives, fit, refuse, state_gib, told
+from s2d.plan.timing import Lengths
 
+#: Until `s2d.plan.work` has told: it needs all stages.
+LATER = Range(low=0, high=0)
 _OPTIM = tuple(Optim.model_fields)
 _SAMPLING = tuple(Sampling.model_fields)
+#: Settings of a stage that decide what fits, beside the rows of a step.
+_MEMORY = ("per_device_batch_size", "gradient_checkpointing", "group_size")
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,13 @@ class Setting:
     labels: LabelAllocation
     bridge_prompts: int
     lengths: Lengths
-    max_tokens: int  # prompt plus completion
+    max_prompt: int
     gates: Gates
+
+    @property
+    def vllm(self) -> bool:
+        """Whether vLLM draws the rollouts."""
+        return self.request.rollout_engine == "vllm"
 
     @property
     def loras(self) -> tuple[Lora | None, ...]:
@@ -59,6 +62,7 @@ class Step:
     group: int
     fit: Fit
     devices: int
+    alternatives: tuple[Alternative, ...]
 
     @property
     def sequences(self) -> int:
@@ -107,9 +111,17 @@ def choose_step(setting: Setting, kind: StageKind, work: Work, rows: Rows, overr
             for n in some:
                 sized = replace(work, sequences=n * rows.group // devices)
                 if found := fit(sized, setting.hardware, (lora,), batch, checkpointing):
-                    return Step(n, rows.group, found, devices)
+                    tried = alternatives(sized, setting.hardware, setting.loras, batch, checkpointing)
+                    return Step(n, rows.group, found, devices, tried)
     smallest = replace(work, sequences=usable[-1] * rows.group // devices)
-    raise refuse(smallest, setting.hardware, setting.loras, kind, batch)
+    raise refuse(smallest, setting.hardware, setting.loras, kind, _asked(setting, rows, overrides))
+
+
+def _asked(setting: Setting, rows: Rows, overrides: TrainingOverrides | None) -> dict[str, Any]:
+    """What the request says of the stage's memory."""
+    lora = setting.request.lora
+    rank = {"lora.rank": lora.rank} if isinstance(lora, Lora) else {}
+    return rank | (overrides.given(*_MEMORY, rows.field) if overrides else {})
 
 
 def _candidates(kind: StageKind, rows: Rows, devices: int) -> list[int]:
@@ -141,7 +153,6 @@ def common(
     steps: int,
     optim: dict[str, Any],
     roles: tuple[str, str],
-    cost: Cost,
 ) -> dict[str, Any]:
     """The fields of `document.Training`; `roles` are (starts_from, trains)."""
     given = overrides.given() if overrides else {}
@@ -161,7 +172,8 @@ def common(
         "gradient_checkpointing": step.fit.gradient_checkpointing,
         "lora": step.fit.lora,
         "save_every": given.get("save_every", max(1, min(50, steps // 4))),
-        "estimate": Estimate(tokens=cost.tokens, seconds=cost.seconds, memory_gib=step.fit.memory),
+        "alternatives": step.alternatives,
+        "estimate": Estimate(tokens=LATER, seconds=LATER, **told(step.fit.memory, setting.hardware)),
     }
 
 
@@ -185,10 +197,9 @@ def why_fit(setting: Setting, step: Step, work: Work) -> str:
         return "all weights are trained."
     if setting.request.lora is not None:
         return "LoRA, as asked."
-    sized = replace(work, sequences=step.sequences // step.devices)
-    full = training_memory(sized, setting.hardware, None, 1, checkpoint=True)
+    full = [one for one in step.alternatives if not one.lora][-1]
     return (
-        f"LoRA, because full fine-tuning would need {full.low:.0f} to {full.high:.0f} GiB per device "
+        f"LoRA, because full fine-tuning would need about {full.memory_gib:.0f} GiB per device "
         f"({state_gib(work.model):.0f} of it for weights, gradients and AdamW) and "
         f"{setting.hardware.memory_gib:.0f} are there."
     )

@@ -150,6 +150,7 @@ def _summary(plan: Plan, result: StageResult) -> StageSummary:
         tokens=result.tokens,
         flops=result.flops,
         seconds=round(result.seconds, 2),
+        peak_memory_gib=result.peak_memory_gib,
         labels=result.labels,
         dropped_prompts=result.dropped_prompts,
     )

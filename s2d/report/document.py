@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from s2d.plan.document import LabelAllocation, StageKind
+from s2d.plan.document import LabelAllocation
+from s2d.plan.names import StageKind
 
 SCHEMA_VERSION = "s2d.report/2"
 
@@ -54,6 +55,8 @@ class StageSummary(_Document):
     tokens: int
     flops: float
     seconds: float
+    peak_memory_gib: float | None = None
+    """The most that the stage's first process had on its device; None in a report of a time before this was told."""
     labels: int
     dropped_prompts: int
 

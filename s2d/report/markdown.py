@@ -122,10 +122,19 @@ def _ledger(report: Report) -> str:
 
 def _stages(report: Report) -> str:
     rows = [
-        [one.id, str(one.steps), f"{one.tokens:,}", f"{one.seconds:.0f}", str(one.labels), str(one.dropped_prompts)]
+        [
+            one.id,
+            str(one.steps),
+            f"{one.tokens:,}",
+            f"{one.seconds:.0f}",
+            "not told" if one.peak_memory_gib is None else f"{one.peak_memory_gib:.2f} GiB",
+            str(one.labels),
+            str(one.dropped_prompts),
+        ]
         for one in report.stages
     ]
-    return _table("Stages", ["stage", "steps", "tokens", "seconds", "labels", "prompts too long"], rows)
+    head = ["stage", "steps", "tokens", "seconds", "peak memory", "labels", "prompts too long"]
+    return _table("Stages", head, rows)
 
 
 def _provenance(report: Report) -> str:

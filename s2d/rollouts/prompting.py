@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from s2d.plan.document import Prompting
+from s2d.plan.prompting import Prompting
 
 
 def prompted(template: str, prompting: Prompting) -> str:

@@ -106,7 +106,7 @@ class Pipeline:
         if report.exists():
             self._split = SplitReport.model_validate_json(report.read_text())
         else:
-            self._split = split(self.rows, _counts(self.plan), self.plan.data.split_seed, self.layout.data)
+            self._split = split(self.rows, row_counts(self.plan), self.plan.data.split_seed, self.layout.data)
             write_atomic(report, self._split.model_dump_json())
 
     def _stage(self, index: int, name: str) -> None:
@@ -262,7 +262,8 @@ def _read_number(path: Path) -> int | None:
     return int(path.read_text()) if path.exists() else None
 
 
-def _counts(plan: Plan) -> Mapping[Any, int]:
+def row_counts(plan: Plan) -> Mapping[Any, int]:
+    """Rows of each role, as `s2d.data.split.split` takes them."""
     labels = plan.data.labels
     return {
         "test": labels.test,

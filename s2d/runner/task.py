@@ -9,7 +9,7 @@ from typing import Any, Literal
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from s2d.plan.document import StageKind
+from s2d.plan.names import StageKind
 
 #: Exit status of a stage that was told to stop, saved a checkpoint and can be resumed (EX_TEMPFAIL).
 EXIT_INTERRUPTED = 75
@@ -89,6 +89,8 @@ class StageResult(_Document):
     """Of rollouts, beside `tokens`; training counts its prompts among `tokens`."""
     flops: float = 0.0
     seconds: float = 0.0
+    peak_memory_gib: float | None = None
+    """Of the first process on its device, in the last attempt; see `s2d.stages.peak`."""
     labels: int = 0
     dropped_prompts: int = 0
     gate: GateResult | None = None

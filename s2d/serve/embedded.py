@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 from s2d.errors import InvalidRequest
 from s2d.serve.engine import GENERATION_FIELDS
+from s2d.serve.tools import template_source
 
 #: Tokens, when the request names no limit and the context has room for them.
 DEFAULT_MAX_TOKENS = 1024
@@ -95,7 +96,7 @@ def load(path: Path) -> Student:
     ids = {name: generation.get(name, config.get(name)) for name in TOKEN_IDS}
     return Student(
         tokenizer=Tokenizer.from_file(str(path / "tokenizer.json")),
-        template=_template(path, tokenizer_config),
+        template=_template(path),
         special_tokens=_special_tokens(tokenizer_config),
         context=int(config.get("text_config", config)["max_position_embeddings"]),
         generation=chosen | {name: value for name, value in ids.items() if value is not None},
@@ -114,11 +115,10 @@ def _special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in contents.items() if value is not None}
 
 
-def _template(path: Path, tokenizer_config: Mapping[str, Any]) -> jinja2.Template | None:
+def _template(path: Path) -> jinja2.Template | None:
     """The chat template, if there is one, under the rules that transformers renders it with."""
-    file = path / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.exists() else tokenizer_config.get("chat_template")
-    if not isinstance(source, str):
+    source = template_source(path)
+    if source is None:
         return None
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)

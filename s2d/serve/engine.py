@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import httpx
 
 from s2d.errors import Unavailable
+from s2d.serve import tools
 from s2d.serve.settings import ServeSettings
 
 LOOPBACK = "127.0.0.1"
@@ -72,9 +73,11 @@ ENVIRONMENT = {
 }
 
 
-#: What a server takes beside weights and cache: the interpreter, its libraries, buffers.
-INTERPRETER_GIB = 1.0
-#: vLLM's key-value cache on a CPU.
+#: What transformers' server takes beside the weights: one process with torch. Measured: 0.35 GiB.
+TRANSFORMERS_GIB = 0.5
+#: The same of vLLM, beside its cache: three processes with torch. Measured: 0.48, 0.47 and 0.6 GiB.
+VLLM_GIB = 1.75
+#: vLLM's key-value cache on a CPU, which it fills at once.
 CPU_CACHE_GIB = 1
 
 
@@ -82,7 +85,10 @@ CPU_CACHE_GIB = 1
 class Launch:
     """One server to start. `environment` is added to this process' own; `model` is what requests must carry.
 
-    `memory_gib` is an estimate of the host memory that it takes.
+    `memory_gib` is an estimate of the host memory that it takes: what its processes take before any model, the weights
+    once, as they lie on disk, unless a GPU has them, and vLLM's cache on a CPU. `tests/contract/test_memory.py` holds
+    it against what is taken. Not in it: the cache of transformers' server, which grows with the answer, and a GPU
+    driver's own memory, which is not measured.
     """
 
     command: tuple[str, ...]
@@ -122,7 +128,10 @@ class Engine(Protocol):
         """Whether its answers end with the stop sequence, which OpenAI's do not."""
 
     def fit(self, path: Path, body: dict[str, Any]) -> dict[str, Any]:
-        """The request as this server understands it. Raises InvalidRequest (`context_length_exceeded`)."""
+        """The request as this server understands it.
+
+        Raises InvalidRequest (`context_length_exceeded`; `unsupported_parameter` for tools that it could not call).
+        """
 
 
 class LocalEngine(Engine, Protocol):
@@ -149,13 +158,14 @@ class TransformersEngine:
         # The folder is given as "." because this server reads "@" in a name as the start of a revision.
         command = (sys.executable, "-m", "transformers.cli.transformers", "serve", ".")
         options = ("--host", LOOPBACK, "--port", str(port))
-        memory_gib = INTERPRETER_GIB + weights_gib(path)
+        memory_gib = TRANSFORMERS_GIB + weights_gib(path)
         return Launch(command + options, ENVIRONMENT, path, port, model=".", memory_gib=memory_gib)
 
     def fit(self, path: Path, body: dict[str, Any]) -> dict[str, Any]:
         # Late, because tokenizers and jinja2 come with the server and are missing where the API alone is installed.
         from s2d.serve.embedded import fit
 
+        tools.check(path, body, tools.TRANSFORMERS_FORMS)
         return fit(path, body)
 
 
@@ -179,7 +189,10 @@ class VllmEngine:
         # The module rather than the `vllm` script, which fails on CPU builds.
         command = [str(self.python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(path)]
         command += ["--served-model-name", student_id, "--host", LOOPBACK, "--port", str(port)]
-        environment, memory_gib = ENVIRONMENT, INTERPRETER_GIB
+        if (form := tools.form_of(path)) is not None:
+            # Also a call that is forced (`required`, or one by name) needs the parser.
+            command += ["--enable-auto-tool-choice", "--tool-call-parser", form]
+        environment, memory_gib = ENVIRONMENT, VLLM_GIB
         if has_gpu():
             command += ["--gpu-memory-utilization", f"{self.gpu_share:.2f}"]
         else:
@@ -189,6 +202,7 @@ class VllmEngine:
         return Launch(tuple(command), environment, path.parent, port, model=student_id, memory_gib=memory_gib)
 
     def fit(self, path: Path, body: dict[str, Any]) -> dict[str, Any]:
+        tools.check(path, body, tools.VLLM_FORMS)
         return body
 
 

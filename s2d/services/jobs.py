@@ -18,11 +18,11 @@ from s2d.plan.document import Plan, read_plan
 from s2d.plan.service import check_against_data
 from s2d.services.context import Context
 from s2d.store import events, files, idempotency, jobs, ledger, plans, repeats
-from s2d.store.jobs import Expected
 from s2d.store.ledger import Spending
 from s2d.store.repeats import Sending
 from s2d.store.states import JobState
 from s2d.store.tables import EventRow, FileRow, JobRow
+from s2d.store.versions import Expected
 
 _SCOPE = "jobs"
 

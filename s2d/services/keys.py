@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
+
+from sqlalchemy.orm import Session
 
 from s2d.errors import Conflict, NotAuthenticated
 from s2d.recent import Recent
 from s2d.services.context import Context
+from s2d.services.once import digest_of, once, spent
 from s2d.store import keys
 from s2d.store.database import DATABASE_AWAY
 from s2d.store.keys import Scope
 from s2d.store.tables import DEFAULT_TENANT, ApiKeyRow
+from s2d.store.versions import Expected
 
+_SCOPE = "keys"
 #: What a scope allows beside what its name says.
 IMPLIED: dict[Scope, frozenset[Scope]] = {
     "admin": frozenset({"admin", "train", "infer", "read"}),
@@ -88,6 +94,15 @@ class Callers:
         self._recent.forget_all()
 
 
+class NewKey(NamedTuple):
+    row: ApiKeyRow
+    secret: str
+
+    @property
+    def id(self) -> str:
+        return self.row.id
+
+
 def create(
     ctx: Context,
     *,
@@ -95,10 +110,36 @@ def create(
     tenant: str = DEFAULT_TENANT,
     scopes: Sequence[Scope],
     requests_per_min: int | None = None,
-) -> tuple[ApiKeyRow, str]:
-    """A new key, and its secret, which is shown this once."""
-    with ctx.db.begin() as session:
-        return keys.create(session, name, tenant=tenant, scopes=scopes, requests_per_min=requests_per_min)
+    idempotency_key: str | None = None,
+) -> NewKey:
+    """A new key, and its secret, which is shown this once.
+
+    Raises:
+        Conflict: the idempotency key has made a key before. Its secret was in the first answer and is not known here,
+            so a repetition can give neither it nor, silently, a second key.
+    """
+
+    def make(session: Session) -> NewKey:
+        made = keys.create(session, name, tenant=tenant, scopes=scopes, requests_per_min=requests_per_min)
+        return NewKey(*made)
+
+    digest = digest_of(name, tenant, sorted(set(scopes)), requests_per_min)
+    return once(ctx, _SCOPE, idempotency_key, digest, make=make, again=_made_before)
+
+
+def _made_before(_: Session, key_id: str) -> NoReturn:
+    raise spent(
+        f"This Idempotency-Key has made the API key {key_id!r} already. Its secret was in the first answer and is not "
+        f"stored. If that answer was lost, revoke the key (DELETE /v1/keys/{key_id}) and make another one with a new "
+        "Idempotency-Key.",
+        id=key_id,
+    )
+
+
+def get(ctx: Context, key_id: str) -> ApiKeyRow:
+    """A key of any tenant. Raises NotFound."""
+    with ctx.db.read() as session:
+        return keys.get(session, key_id)
 
 
 def list_page(ctx: Context, *, after: str | None, limit: int) -> tuple[Sequence[ApiKeyRow], bool]:
@@ -107,14 +148,15 @@ def list_page(ctx: Context, *, after: str | None, limit: int) -> tuple[Sequence[
         return keys.list_page(session, after=after, limit=limit)
 
 
-def revoke(ctx: Context, key_id: str, *, caller: Caller) -> ApiKeyRow:
+def revoke(ctx: Context, key_id: str, *, caller: Caller, expected: Expected = None) -> ApiKeyRow:
     """The key opens nothing any more, in other API processes after `TRUST_S` at the latest.
 
     Raises:
         NotFound: no such key.
+        Changed: it is in none of the versions that were expected.
         Conflict: it is the caller's own, so that nobody locks the last operator out by mistake.
     """
     if key_id == caller.key_id:
         raise Conflict("A key cannot revoke itself: use another admin key.", code="own_key")
     with ctx.db.begin() as session:
-        return keys.revoke(session, key_id)
+        return keys.revoke(session, key_id, expected)

@@ -10,6 +10,7 @@ from pathlib import Path
 from s2d.services.context import Context
 from s2d.store import students
 from s2d.store.tables import StudentRow
+from s2d.store.versions import Expected
 
 
 def list_all(ctx: Context) -> Sequence[StudentRow]:
@@ -23,16 +24,16 @@ def get(ctx: Context, student_id: str) -> StudentRow:
         return students.get(session, student_id)
 
 
-def delete(ctx: Context, student_id: str) -> None:
+def delete(ctx: Context, student_id: str, expected: Expected = None) -> None:
     """No longer a model to ask. Its weights go too where they are its job's own and no other student has them.
 
     A request that is being answered is answered to its end: its server has the weights in memory.
 
     Raises:
-        NotFound
+        NotFound, Changed
     """
     with ctx.db.begin() as session:
-        row, alone = students.remove(session, student_id)
+        row, alone = students.remove(session, student_id, expected)
     # After the commit: weights without a row are only waste, a row without its weights is a broken promise.
     folder = Path(row.path)
     if alone and _made_by_job(ctx, row):

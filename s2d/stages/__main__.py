@@ -26,6 +26,7 @@ from s2d.runner.exclusive import Superseded
 from s2d.runner.layout import JobLayout
 from s2d.runner.task import EXIT_INTERRUPTED, StageError, StageResult, StageTask
 from s2d.stages.checkpoints import MANIFEST
+from s2d.stages.peak import peak_memory_gib
 from s2d.stages.runtime import Interrupted, StageRuntime
 
 _log = logging.getLogger("s2d.stages")
@@ -85,7 +86,9 @@ def _run(runtime: StageRuntime, entry: Callable[[Stage], Entry]) -> None:
         seconds = seconds_before(runtime) + time.monotonic() - started
         compute = Compute(runtime.plan.stages, runtime.plan.teacher, runtime.plan.student)
         spent = compute.flops(runtime.stage, result.tokens + result.prompt_tokens, result.data.get("teacher_tokens"))
-        final = result.model_copy(update={"seconds": seconds, "flops": spent})
+        peak = peak_memory_gib(runtime.plan.hardware.device)
+        measured = {"seconds": seconds, "flops": spent, "peak_memory_gib": round(peak, 4)}
+        final = result.model_copy(update=measured)
         write_atomic(runtime.folder / "result.json", final.model_dump_json(indent=1))
 
 

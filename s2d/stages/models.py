@@ -10,8 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from s2d.errors import StageFailure
-from s2d.plan.document import Plan, Prompting
+from s2d.plan.document import Plan
 from s2d.plan.graph import BASE_MODELS
+from s2d.plan.prompting import Prompting
 from s2d.rollouts.prompting import prompted_once
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

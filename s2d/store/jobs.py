@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from s2d.errors import FAILURE_CODES, Changed, Conflict, NotFound
+from s2d.errors import FAILURE_CODES, Conflict, NotFound
 from s2d.events import NewEvent
 from s2d.observe import current_traceparent, span
 from s2d.store import events, outbox
@@ -19,6 +19,7 @@ from s2d.store.ids import new_id
 from s2d.store.pages import page
 from s2d.store.states import FINAL, HELD, JobState, sources
 from s2d.store.tables import JobRow
+from s2d.store.versions import Expected, check
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,6 @@ class Claim:
     epoch: int
     attempt: int
     traceparent: str | None = None
-
-
-#: The versions of a job in one of which a user wants it to be still; None: in any.
-Expected = frozenset[str] | None
 
 
 class Moved(NamedTuple):
@@ -252,10 +249,7 @@ def _locked(session: Session, job_id: str, expected: Expected) -> JobRow:
     row = session.execute(select(JobRow).where(JobRow.id == job_id).with_for_update()).scalar_one_or_none()
     if row is None:
         raise NotFound(f"There is no job {job_id!r}.", code="job_not_found", param="job_id")
-    if expected is not None and version(row) not in expected:
-        raise Changed(
-            f"Job {job_id!r} has changed since you saw it; it is {row.state} now. Look again, then ask again."
-        )
+    check(expected, version(row), f"Job {job_id!r} is {row.state} now")
     return row
 
 

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from s2d.errors import NotFound
@@ -15,6 +15,7 @@ from s2d.store.database import db_now
 from s2d.store.ids import new_id
 from s2d.store.pages import page
 from s2d.store.tables import DEFAULT_TENANT, ApiKeyRow
+from s2d.store.versions import Expected, check
 
 Scope = Literal["admin", "train", "infer", "read"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -69,20 +70,35 @@ def find(session: Session, secret: str) -> ApiKeyRow | None:
     return session.scalars(query).one_or_none()
 
 
+def version(row: ApiKeyRow) -> str:
+    """Nothing of a key changes but that it is revoked."""
+    return "valid" if row.revoked_at is None else "revoked"
+
+
+def get(session: Session, key_id: str, *, lock: bool = False) -> ApiKeyRow:
+    """The key of whatever tenant, revoked or not. Raises NotFound."""
+    row = session.get(ApiKeyRow, key_id, with_for_update=lock or None)
+    if row is None:
+        raise NotFound(f"There is no API key {key_id!r}.", code="key_not_found", param="key_id")
+    return row
+
+
 def list_page(session: Session, *, after: str | None, limit: int) -> tuple[Sequence[ApiKeyRow], bool]:
     """The keys of every tenant, the revoked ones too."""
     return page(session, ApiKeyRow, after=after, limit=limit)
 
 
-def revoke(session: Session, key_id: str) -> ApiKeyRow:
+def revoke(session: Session, key_id: str, expected: Expected = None) -> ApiKeyRow:
     """From now on the key opens nothing. Again changes nothing.
 
     Raises:
         NotFound: no such key.
+        Changed: it is in none of the versions that were expected.
     """
-    revoked_at = func.coalesce(ApiKeyRow.revoked_at, db_now())
-    query = update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(revoked_at=revoked_at).returning(ApiKeyRow)
-    row = session.scalars(query).one_or_none()
-    if row is None:
-        raise NotFound(f"There is no API key {key_id!r}.", code="key_not_found", param="key_id")
+    row = get(session, key_id, lock=True)
+    check(expected, version(row), f"API key {key_id!r} is {version(row)} now")
+    if row.revoked_at is None:
+        row.revoked_at = db_now()
+        session.flush()
+        session.refresh(row)
     return row

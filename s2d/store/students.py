@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from s2d.plan.graph import WORKFLOW
 from s2d.store.database import db_now
 from s2d.store.tables import JobRow, StudentRow
 from s2d.store.tenancy import EVERYBODYS
+from s2d.store.versions import Expected, check
 
 
 def id_of(job_id: str, arm: str = WORKFLOW, *, suffix: str | None = None) -> str:
@@ -41,6 +43,11 @@ def register(session: Session, *, student_id: str, job_id: str, path: str, arm: 
     return row
 
 
+def version(row: StudentRow) -> str:
+    """Which weights it has and since when: the name may be given again after the student was deleted."""
+    return hashlib.sha256(f"{row.created_at!r} {row.path}".encode()).hexdigest()[:16]
+
+
 def get(session: Session, student_id: str, *, lock: bool = False) -> StudentRow:
     """Raises NotFound."""
     row = session.get(StudentRow, student_id, with_for_update=lock or None)
@@ -62,14 +69,15 @@ def of_job(session: Session, job_id: str) -> Sequence[StudentRow]:
     return session.scalars(select(StudentRow).where(StudentRow.job_id == job_id).order_by(StudentRow.id)).all()
 
 
-def remove(session: Session, student_id: str) -> tuple[StudentRow, bool]:
+def remove(session: Session, student_id: str, expected: Expected = None) -> tuple[StudentRow, bool]:
     """Takes it off the list: the row, and whether no other student, of any tenant, has the same weights.
 
     Raises:
-        NotFound
+        NotFound, Changed
     """
     # Locked, so that of two removals at once the later one finds nothing.
     row = get(session, student_id, lock=True)
+    check(expected, version(row), f"Model {student_id!r} is another one now")
     session.execute(delete(StudentRow).where(StudentRow.id == student_id))
     query = select(func.count()).select_from(StudentRow).where(StudentRow.path == row.path)
     return row, session.scalar(query, execution_options=EVERYBODYS) == 0

@@ -11,8 +11,9 @@ import pytest
 from tiny import SHORT, labels, plan_for
 
 from s2d.events import NewEvent
-from s2d.plan.document import Control, Plan
+from s2d.plan.document import Plan
 from s2d.plan.graph import Account
+from s2d.plan.names import Control
 from s2d.report.document import Report
 from s2d.runner.ledger import Ledger
 from s2d.runner.local import run_plan

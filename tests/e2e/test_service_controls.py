@@ -18,7 +18,8 @@ from tiny import SHORT
 
 from s2d.data.rows import read_rows
 from s2d.demo.task import write_jsonl
-from s2d.plan.document import Control, Plan, load_plan
+from s2d.plan.document import Plan, load_plan
+from s2d.plan.names import Control
 from s2d.rollouts.prompts import render
 from s2d.runner.layout import JobLayout
 from s2d.runner.ledger import Ledger, Spent

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from s2d.plan.document import Hardware
+from s2d.plan.machine import Hardware
 from s2d.plan.models import ModelPolicy
 
 TEMPLATE = (

@@ -12,8 +12,9 @@ from typing import Any, get_args
 import pytest
 from plan_pair import CPU, policy, write_pair
 
-from s2d.plan.document import Control, Lora, Plan
+from s2d.plan.document import Lora, Plan
 from s2d.plan.flops import Compute
+from s2d.plan.names import Control
 from s2d.plan.request import read_request
 from s2d.plan.service import make_plan
 from s2d.runner.layout import JobLayout

@@ -12,8 +12,10 @@ from sqlalchemy import select
 from tiny import DEMO, SHORT, labels, plan_for
 from transformers import AutoTokenizer
 
-from s2d.plan.document import Control, Plan, Prompting
+from s2d.plan.document import Plan
 from s2d.plan.graph import BASE, WORKFLOW, products
+from s2d.plan.names import Control
+from s2d.plan.prompting import Prompting
 from s2d.rollouts.prompting import prompted
 from s2d.runner import retention
 from s2d.runner.layout import JobLayout

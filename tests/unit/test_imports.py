@@ -18,6 +18,7 @@ ALLOWED = {
     "verifiers": set(),
     "data": {"verifiers"},
     "plan": {"verifiers"},
+    "probe": {"data", "evaluate", "plan", "rollouts", "runner", "stages", "verifiers"},
     "store": {"observe", "plan"},
     "rollouts": {"data", "plan"},
     "runner": {"data", "observe", "plan"},

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from s2d.errors import InvalidPlan
 from s2d.plan.controls import NEED_STAGE_3
-from s2d.plan.document import Control, Evaluate, Plan, Training, load_plan
+from s2d.plan.document import Evaluate, Plan, Training, load_plan
 from s2d.plan.flops import Compute
 from s2d.plan.graph import WORKFLOW, labels_read
+from s2d.plan.names import Control
 from s2d.plan.overrides import COMPUTE_MATCHED
 from s2d.plan.request import PlanRequest, read_request
 from s2d.plan.service import make_plan

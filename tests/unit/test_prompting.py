@@ -13,7 +13,7 @@ from tiny import DEMO, labels, plan_for
 from transformers import AutoTokenizer
 
 from s2d.errors import StageFailure
-from s2d.plan.document import Prompting
+from s2d.plan.prompting import Prompting
 from s2d.rollouts.prompting import prompted
 from s2d.stages.models import load_tokenizer, tokenizer_of
 

@@ -10,6 +10,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from s2d.errors import InvalidRequest, NotFound
+from s2d.plan.document import SCHEMA_VERSION
 from s2d.store import files, idempotency, jobs, plans, students
 from s2d.store.database import Database, db_now
 from s2d.store.tables import FileRow, JobRow, PlanRow, PlanTenantRow, StudentRow
@@ -25,7 +26,7 @@ def db(database_url: str) -> Iterator[Database]:
     for tenant in ("a", "b"):
         with database.of(tenant).begin() as session:
             session.add(FileRow(id=f"file_{tenant}", **FILE, created_at=db_now()))
-            session.add(PlanRow(id=f"plan_{tenant}", document={"schema_version": "s2d.plan/2"}, created_at=db_now()))
+            session.add(PlanRow(id=f"plan_{tenant}", document={"schema_version": SCHEMA_VERSION}, created_at=db_now()))
             session.flush()
             session.add(PlanTenantRow(plan_id=f"plan_{tenant}", tenant=tenant))
             job = JobRow(id=f"job_{tenant}", plan_id=f"plan_{tenant}", file_id=f"file_{tenant}", state="queued",

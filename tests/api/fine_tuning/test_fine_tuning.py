@@ -5,95 +5,24 @@ The test plays the worker, through the same store functions.
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from api_testing import PLAN, Server, assert_problem, jsonl
-from fastapi import FastAPI
-from openai.types.fine_tuning import FineTuningJob
+from api_testing import PLAN, Server
+from fine_tuning_testing import GRADER, OPTIONS, Make, claimed, ours
 
 from api.openai.fine_tuning_job import STATUS
 from s2d.events import NewEvent
 from s2d.plan.request import PlanRequest
-from s2d.services import fine_tuning, plans
+from s2d.services import fine_tuning
 from s2d.services.context import Context
 from s2d.services.progress import EtaRange, Progress, StageProgress
 from s2d.settings import Settings
 from s2d.store import jobs, repeats, students
 from s2d.store.states import STATES
-from s2d.store.tables import IdempotencyRow
-
-OPTIONS: dict[str, Any] = {"teacher": PLAN["teacher"], "hardware": PLAN["hardware"]}
-GRADER: Any = {
-    "type": "string_check",
-    "name": "same",
-    "input": "{{sample.output_text}}",
-    "reference": "{{item.answer}}",
-    "operation": "eq",
-}
-
-
-def ours(job: FineTuningJob) -> dict[str, Any]:
-    """What only s2d says of a job."""
-    assert job.model_extra is not None
-    return job.model_extra["s2d"]  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def key(server: Server, settings: Settings) -> str:  # noqa: ARG001 - the server makes it
-    return settings.key_file.read_text().strip()
-
-
-@pytest.fixture
-def stock(server: Server, key: str) -> Iterator[openai.OpenAI]:
-    url = f"{server.url}/v1"
-    with openai.OpenAI(api_key=key, base_url=url, max_retries=0, _strict_response_validation=True) as client:
-        yield client
-
-
-@pytest.fixture
-def ctx(app: FastAPI, server: Server) -> Context:  # noqa: ARG001 - the server opens it
-    return app.state.context  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def file_id(stock: openai.OpenAI) -> str:
-    return stock.files.create(file=("labels.jsonl", jsonl(100)), purpose="fine-tune").id
-
-
-@pytest.fixture
-def make(stock: openai.OpenAI, file_id: str) -> Callable[..., FineTuningJob]:
-    def make(s2d: dict[str, Any] | None = None, **how: Any) -> FineTuningJob:
-        body = {"model": PLAN["student"], "training_file": file_id, "extra_body": {"s2d": OPTIONS | (s2d or {})}}
-        return stock.fine_tuning.jobs.create(**(body | how))  # type: ignore[arg-type]
-
-    return make
-
-
-@pytest.fixture
-def body(file_id: str) -> dict[str, Any]:
-    """The same as plain JSON."""
-    return {"model": PLAN["student"], "training_file": file_id, "s2d": OPTIONS}
-
-
-Make = Callable[..., FineTuningJob]
-
-
-def claimed(ctx: Context, job_id: str) -> jobs.Claim:
-    with ctx.db.begin() as session:
-        claim = jobs.claim(session, job_id, "worker", 60)
-    assert claim is not None
-    return claim
-
-
-# --- both faces -----------------------------------------------------------------------------------------------------
 
 
 def test_a_job_is_made_and_both_faces_show_it(stock: openai.OpenAI, make: Make, remote: httpx.Client) -> None:
@@ -158,9 +87,6 @@ def test_every_field_of_a_plans_request_can_be_given(make: Make) -> None:
     assert make({"labels": {"teacher_rl": 40}, "gates": {"c2": {"max_kl": 1}}, "verifier": "numeric"}).id
 
 
-# --- its life -------------------------------------------------------------------------------------------------------
-
-
 def test_the_whole_life_of_a_job(stock: openai.OpenAI, ctx: Context, make: Make) -> None:
     made = make()
     claim = claimed(ctx, made.id)
@@ -218,9 +144,6 @@ def test_the_suffix_is_in_the_students_id() -> None:
     names = {"First try": "student-first-try-0a", "Käse/../ß%2F": "student-kase-2f-0a", None: "student-0a"}
     assert {suffix: students.id_of("job_0a", suffix=suffix) for suffix in names} == names
     assert students.id_of("job_0a", "direct_grpo", suffix="x") == "student-x-0a.direct_grpo"
-
-
-# --- pages ----------------------------------------------------------------------------------------------------------
 
 
 def test_pages_and_filters(stock: openai.OpenAI, make: Make) -> None:
@@ -286,185 +209,6 @@ def test_events_and_checkpoints(stock: openai.OpenAI, ctx: Context, make: Make) 
         stock.fine_tuning.jobs.list_events("job_none")
     with pytest.raises(openai.NotFoundError):
         stock.fine_tuning.jobs.checkpoints.list("job_none")
-
-
-# --- refusals -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("change", "status", "param"),
-    [
-        ({"s2d": None}, 400, "s2d"),
-        ({"s2d": {}}, 400, "s2d"),
-        ({"s2d": OPTIONS | {"epochs": 3}}, 400, "s2d.epochs"),
-        ({"s2d": OPTIONS | {"student": "x"}}, 400, "s2d"),
-        ({"s2d": OPTIONS | {"seed": 1}}, 400, "s2d"),
-        ({"s2d": OPTIONS | {"teacher": "/etc"}}, 400, "s2d.teacher"),
-        ({"s2d": OPTIONS | {"teacher": 5}}, 400, "s2d.teacher"),
-        ({"s2d": OPTIONS | {"verifier": "astrology"}}, 400, "s2d.verifier.name"),
-        ({"s2d": OPTIONS | {"verifier": {"name": "astrology"}}}, 400, "s2d.verifier.name"),
-        ({"s2d": OPTIONS | {"unlabeled_prompts": 5}}, 400, "s2d"),
-        ({"s2d": OPTIONS | {"labels": {"teacher_rl": 10**6}}}, 400, "s2d.labels"),
-        ({"teacher": "Qwen/Qwen3-8B"}, 400, "teacher"),
-        ({"model": "/etc/passwd"}, 400, "model"),
-        ({"model": "gpt-4o-mini"}, 400, "model"),
-        ({"model": "nobody/\ud800"}, 400, "model"),
-        ({"training_file": "file_none"}, 404, "training_file"),
-        ({"training_file": "file_\u0000"}, 400, "training_file"),
-        ({"suffix": "x" * 65}, 400, "suffix"),
-        ({"suffix": "日本"}, 400, "suffix"),
-        ({"seed": -1}, 400, "seed"),
-        ({"seed": 2**31}, 400, "seed"),
-        ({"metadata": {"k": 1}}, 400, "metadata.k"),
-        ({"metadata": {"k": "v" * 513}}, 400, "metadata.k"),
-        ({"metadata": {str(n): "" for n in range(17)}}, 400, "metadata"),
-        ({"validation_file": "file_none"}, 400, "validation_file"),
-        ({"integrations": [{"type": "wandb", "wandb": {"project": "x"}}]}, 400, "integrations"),
-        ({"hyperparameters": {"n_epochs": 3}}, 400, "hyperparameters.n_epochs"),
-        ({"method": {"type": "supervised", "supervised": {}}}, 400, "method.type"),
-        ({"method": {"type": "dpo"}}, 400, "method.type"),
-        ({"method": {"type": "reinforcement"}}, 400, "method.reinforcement"),
-    ],
-)
-def test_bad_requests(
-    remote: httpx.Client, body: dict[str, Any], change: dict[str, Any], status: int, param: str
-) -> None:
-    # Not as httpx would write it, which cannot write all of these.
-    content, headers = json.dumps(body | change), {"content-type": "application/json"}
-    refused = assert_problem(remote.post("/v1/fine_tuning/jobs", content=content, headers=headers), status)
-    assert refused["error"]["param"] == param, refused
-    assert remote.get("/v1/jobs").json()["data"] == []
-
-
-def test_what_says_nothing_is_taken(make: Make) -> None:
-    assert make(integrations=[], validation_file=None, seed=None, suffix=None, metadata=None).seed == 0
-
-
-@pytest.mark.parametrize(
-    ("grader", "code", "word"),
-    [
-        ({"type": "python", "name": "p", "source": "print(1)"}, "invalid_request", "python"),
-        ({"type": "score_model", "name": "s", "model": "gpt", "input": []}, "invalid_request", "score_model"),
-        ({"type": "text_similarity", "name": "t", "input": "", "reference": "", "evaluation_metric": "bleu"},
-         "invalid_request", "text_similarity"),
-        (GRADER | {"operation": "like"}, "unsupported_grader", "like"),
-        (GRADER | {"reference": "{{item.other}}"}, "unsupported_grader", "label"),
-        (GRADER | {"input": "{{sample.output_json.answer}}"}, "unsupported_grader", "label"),
-        ({"type": "multi", "name": "m", "graders": {"a": GRADER}, "calculate_output": "a"},
-         "unsupported_grader", "one"),
-        ({"type": "s2d", "verifier": "astrology"}, "invalid_request", "math"),
-    ],
-)  # fmt: skip
-def test_graders_that_no_job_can_use(
-    remote: httpx.Client, body: dict[str, Any], grader: dict[str, Any], code: str, word: str
-) -> None:
-    method = {"type": "reinforcement", "reinforcement": {"grader": grader}}
-    refused = assert_problem(remote.post("/v1/fine_tuning/jobs", json=body | {"method": method}), 400, code)
-    assert word in refused["detail"]
-    assert refused["error"]["param"].startswith("method.reinforcement.grader")
-
-
-def test_a_grader_and_a_verifier_are_one_too_many(make: Make) -> None:
-    with pytest.raises(openai.BadRequestError) as twice:
-        make({"verifier": "exact"}, method={"type": "reinforcement", "reinforcement": {"grader": GRADER}})
-    assert twice.value.param == "s2d.verifier"
-
-
-# --- sent again -----------------------------------------------------------------------------------------------------
-
-
-def send(remote: httpx.Client, body: dict[str, Any], count: int, **headers: str) -> str:
-    retries = {"x-stainless-retry-count": str(count)}
-    answer = remote.post("/v1/fine_tuning/jobs", json=body, headers=retries | headers)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["id"])
-
-
-def test_a_request_that_is_sent_again_gives_the_first_job(remote: httpx.Client, body: dict[str, Any]) -> None:
-    first = send(remote, body, 0)
-    assert send(remote, body, 1) == send(remote, body, 2) == first
-    second = send(remote, body, 0)
-    assert second != first, "two equal requests are two wishes"
-    assert send(remote, body, 1) == second
-    assert send(remote, body | {"seed": 1}, 1) not in (first, second)
-    assert len(remote.get("/v1/jobs").json()["data"]) == 3
-
-
-def test_the_client_itself_sends_again_and_there_is_one_job(
-    stock: openai.OpenAI, make: Make, remote: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The answer to the first is lost after the job was made."""
-    from s2d.errors import Unavailable
-
-    created, calls = fine_tuning.create, []
-
-    def lose_the_first(*args: Any, **how: Any) -> Any:
-        made = created(*args, **how)
-        calls.append(how["again"])
-        if len(calls) == 1:
-            raise Unavailable("lost")
-        return made
-
-    monkeypatch.setattr(fine_tuning, "create", lose_the_first)
-    monkeypatch.setattr(stock, "max_retries", 2)
-    job_id = make().id
-    assert calls == [False, True]
-    assert [job["id"] for job in remote.get("/v1/jobs").json()["data"]] == [job_id]
-
-
-def test_all_at_the_same_moment_are_one_job(remote: httpx.Client, body: dict[str, Any]) -> None:
-    """The first and seven repetitions, in whatever order they are served."""
-    with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda count: send(remote, body, count), range(8)))
-    assert len(set(made)) == 1
-    assert len(remote.get("/v1/jobs").json()["data"]) == 1
-
-
-def test_a_repetition_that_overtakes_is_found_by_the_first(
-    remote: httpx.Client, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    planned, made = threading.Event(), threading.Event()
-    create, slow = plans.create, threading.local()
-
-    def plan(*args: Any) -> Any:
-        if not planned.is_set() and not hasattr(slow, "once"):
-            planned.set()
-            made.wait(10)
-        return create(*args)
-
-    monkeypatch.setattr(plans, "create", plan)
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(send, remote, body, 0)
-        assert planned.wait(10)
-        again = send(remote, body, 1)
-        made.set()
-        assert first.result() == again
-    assert send(remote, body, 0) != again
-
-
-def test_a_repetition_long_after_is_a_new_wish(remote: httpx.Client, ctx: Context, body: dict[str, Any]) -> None:
-    first = send(remote, body, 0)
-    with ctx.db.begin() as session:
-        for row in session.query(IdempotencyRow):
-            row.created_at -= repeats.WINDOW_S + 1
-    assert send(remote, body, 1) != first
-
-
-def test_an_idempotency_key_gives_one_job(remote: httpx.Client, body: dict[str, Any]) -> None:
-    first = send(remote, body, 0, **{"idempotency-key": "k"})
-    assert send(remote, body, 0, **{"idempotency-key": "k"}) == first
-    other = remote.post("/v1/fine_tuning/jobs", json=body | {"seed": 1}, headers={"idempotency-key": "k"})
-    assert_problem(other, 409, "idempotency_key_reused")
-    assert other.headers["x-should-retry"] == "false"
-
-
-@pytest.mark.parametrize("count", ["", "-1", "many", "\u00b2".encode("latin-1"), "9" * 5000])
-def test_a_strange_retry_count_harms_nobody(remote: httpx.Client, body: dict[str, Any], count: str | bytes) -> None:
-    headers: Any = {"x-stainless-retry-count": count}
-    assert remote.post("/v1/fine_tuning/jobs", json=body, headers=headers).status_code == 200
-
-
-# --- tenants, students ----------------------------------------------------------------------------------------------
 
 
 def test_a_tenant_sees_its_own(stock: openai.OpenAI, ctx: Context, make: Make, server: Server, key: str) -> None:

@@ -1,0 +1,187 @@
+"""Who may write about a job, and what becomes of one whose worker is lost, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from store_testing import claim, held, new_job
+
+from s2d.events import NewEvent, Origin
+from s2d.store import events, jobs, outbox
+from s2d.store.database import Database
+from s2d.store.events import LeaseLost
+from s2d.store.tables import JobRow
+
+
+def test_one_of_many_claims_wins(db: Database) -> None:
+    job_id = new_job(db)
+    won: list[jobs.Claim] = []
+
+    def take() -> None:
+        if (taken := claim(db, job_id)) is not None:
+            won.append(taken)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [(one.epoch, one.attempt) for one in won] == [(1, 1)]
+
+
+def test_a_stale_epoch_can_write_nothing(db: Database) -> None:
+    job_id = new_job(db)
+    old = held(db, job_id, lease_s=-1)
+    assert claim(db, job_id) is None, "the reaper gives it back first, so that attempts are counted and wait"
+    with db.begin() as session:
+        jobs.requeue_lost(session, max_attempts=5)
+    new = held(db, job_id)
+    assert new.epoch > old.epoch
+    writes = (
+        lambda session: jobs.heartbeat(session, old, 60),
+        lambda session: jobs.record(session, old, {"step": 9}, [NewEvent(type="message")]),
+        lambda session: jobs.finish(session, old, "succeeded"),
+        lambda session: events.append(session, job_id, old.epoch, [NewEvent(type="message")]),
+    )
+    for write in writes:
+        with pytest.raises(LeaseLost), db.begin() as session:
+            write(session)
+    with db.read() as session:
+        job = jobs.get(session, job_id)
+        assert (job.state, job.progress, job.epoch) == ("running", {}, new.epoch)
+
+
+def test_events_are_numbered_without_gaps_whoever_writes_them(db: Database) -> None:
+    job_id = new_job(db)
+    taken = held(db, job_id)
+
+    def write() -> None:
+        for _ in range(10):
+            with db.begin() as session:
+                jobs.record(session, taken, {}, [NewEvent(type="message"), NewEvent(type="message")])
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with db.read() as session:
+        numbers = [event.seq for event in events.since(session, job_id, 0, 1000)]
+    assert numbers == list(range(1, 2 + 80 + 1))
+
+
+def test_a_failed_write_leaves_no_event_and_no_gap(db: Database) -> None:
+    job_id = new_job(db)
+    taken = held(db, job_id)
+    with pytest.raises(ZeroDivisionError), db.begin() as session:
+        jobs.record(session, taken, {"step": 1}, [NewEvent(type="message")])
+        _ = 1 / 0
+    with db.begin() as session:
+        jobs.record(session, taken, {"step": 2}, [NewEvent(type="message")])
+    with db.read() as session:
+        assert [event.seq for event in events.since(session, job_id, 0, 10)] == [1, 2, 3]
+
+
+def test_the_reaper_queues_a_lost_job_again_and_fences_its_worker(db: Database) -> None:
+    job_id = new_job(db)
+    lost = held(db, job_id, lease_s=0.01)
+    time.sleep(0.05)
+    with db.begin() as session:
+        assert [one[:2] for one in jobs.requeue_lost(session, max_attempts=5)] == [(job_id, "queued")]
+        assert jobs.requeue_lost(session, max_attempts=5) == []
+    with pytest.raises(LeaseLost), db.begin() as session:
+        jobs.heartbeat(session, lost, 60)
+    assert held(db, job_id).attempt == 2
+
+
+def test_a_job_is_given_up_after_the_last_attempt(db: Database) -> None:
+    job_id = new_job(db)
+    held(db, job_id, lease_s=0.01)
+    time.sleep(0.05)
+    with db.begin() as session:
+        assert [one[:2] for one in jobs.requeue_lost(session, max_attempts=1)] == [(job_id, "failed")]
+    with db.read() as session:
+        job = jobs.get(session, job_id)
+        assert job.error is not None
+        assert job.error["code"] == "lost_worker"
+        assert job.finished_at is not None
+
+
+def test_each_further_attempt_waits_twice_as_long(db: Database) -> None:
+    job_id, waits = new_job(db), []
+    for _ in range(3):
+        with db.begin() as session:
+            session.get_one(JobRow, job_id).available_at = None
+        held(db, job_id, lease_s=-1)
+        with db.begin() as session:
+            assert [one[:2] for one in jobs.requeue_lost(session, max_attempts=5, backoff_s=100)] == [
+                (job_id, "queued")
+            ]
+            assert outbox.unsent(session) == [], "no message before its time"
+        assert claim(db, job_id) is None
+        with db.read() as session:
+            waits.append(round(jobs.get(session, job_id).available_at - time.time(), -1))  # type: ignore[operator]
+    assert waits == [100, 200, 400]
+    with db.begin() as session:
+        jobs.request_pause(session, job_id)
+        jobs.request_resume(session, job_id)
+    assert held(db, job_id).attempt == 1, "whoever asks for it need not wait"
+
+
+def test_where_reading_goes_on_is_stored_with_the_events(db: Database) -> None:
+    taken = held(db, new_job(db))
+    read = [NewEvent(type="message", origin=Origin(file="stages/a/events-001.jsonl", offset=n)) for n in (10, 20)]
+    with db.begin() as session:
+        jobs.record(session, taken, {}, [*read, NewEvent(type="message")])
+    with pytest.raises(ZeroDivisionError), db.begin() as session:
+        jobs.record(session, taken, {}, [read[0].model_copy(update={"origin": Origin(file="x", offset=1)})])
+        _ = 1 / 0
+    with db.read() as session:
+        assert jobs.get(session, taken.job_id).events_read == {"file": "stages/a/events-001.jsonl", "offset": 20}
+
+
+def test_a_held_lease_is_left_alone(db: Database) -> None:
+    held(db, new_job(db))
+    with db.begin() as session:
+        assert jobs.requeue_lost(session, max_attempts=1) == []
+
+
+def test_a_message_is_written_with_its_job_and_sent_again_when_lost(db: Database) -> None:
+    job_id = new_job(db)
+    with db.begin() as session:
+        (message,) = outbox.unsent(session)
+        assert message.job_id == job_id
+        outbox.mark_sent(session, message.id)
+        assert outbox.resend_stale(session, older_than_s=60) == 0
+        assert outbox.resend_stale(session, older_than_s=-1) == 1
+        assert len(outbox.unsent(session)) == 1
+    taken = held(db, job_id)
+    with db.begin() as session:
+        assert jobs.finish(session, taken, "queued") == "queued"
+        for one in outbox.unsent(session):
+            outbox.mark_sent(session, one.id)
+        assert outbox.resend_stale(session, older_than_s=-1) == 1, "one message a job, however many were sent"
+    held(db, job_id)
+    with db.begin() as session:
+        outbox.mark_sent(session, max(one.id for one in outbox.unsent(session)))
+        assert outbox.resend_stale(session, older_than_s=-1) == 0
+        assert outbox.unsent(session) == []
+
+
+def test_handing_a_job_back_does_not_count_as_losing_it(db: Database) -> None:
+    job_id = new_job(db)
+    for _ in range(3):
+        taken = held(db, job_id)
+        assert taken.attempt == 1
+        with db.begin() as session:
+            jobs.finish(session, taken, "queued")
+
+
+def test_a_rolled_back_job_leaves_no_message(db: Database) -> None:
+    with pytest.raises(ZeroDivisionError), db.begin() as session:
+        jobs.create(session, plan_id="plan_1", file_id="file_1", name=None)
+        _ = 1 / 0
+    with db.read() as session:
+        assert outbox.unsent(session) == []
