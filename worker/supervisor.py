@@ -23,8 +23,6 @@ from s2d.events import NewEvent, Origin
 from s2d.observe import OFF, Attributes, Span, Tracing, bind
 from s2d.plan.document import read_plan
 from s2d.plan.graph import Account
-from s2d.plan.hardware import detect
-from s2d.plan.machines import Machines
 from s2d.plan.recheck import check_models_again
 from s2d.runner import child
 from s2d.runner.child import Wish
@@ -116,7 +114,7 @@ class Supervisor:
             )
             outcome = pipeline.run()
             if outcome.state == "succeeded":
-                remember(Machines.of_state(settings.state_dir), plan, layout, detect())
+                remember(settings.state_dir, plan, layout)
             return outcome
         except S2DError as err:
             return Outcome("failed", error=failure(err))

@@ -20,8 +20,8 @@ AS_PAGE = {"content": {"text/markdown": {"schema": {"type": "string"}}}}
 
 @router.post("", status_code=201, response_model=Plan, responses={201: AS_PAGE})
 def create(ctx: ContextDep, body: PlanRequest, format: Format = None, accept: Accept = "") -> Response:
-    """Make the staged plan for a pair of models and a number of labels, or a training file. Equal requests on an
-    equal machine give the same plan."""
+    """Make the staged plan for a pair of models and a number of labels, or a training file. Equal requests
+    give the same plan as long as the same is known of the machine."""
     plan = plans.create(ctx, body)
     response = _represent(plan, format, accept, 201)
     response.headers["location"] = f"/v1/plans/{plan.id}"

@@ -29,23 +29,20 @@ def train(
     from s2d.cli.progress import Progress
     from s2d.cli.report import show_report
     from s2d.plan.document import load_plan
-    from s2d.plan.hardware import detect
-    from s2d.plan.machines import Machines
     from s2d.runner.layout import JobLayout
     from s2d.runner.local import run_plan
     from s2d.runner.observed import remember
 
-    found = load_plan(plan.read_bytes())
+    found, settings = load_plan(plan.read_bytes()), read_settings(state_dir=state_dir)
     _check_folder(out, resume)
     console = output.console()
     with _stop_on_signal() as stopping, Progress(console, {stage.id: stage.kind for stage in found.stages}) as progress:
         outcome = run_plan(found, file, out, progress.take, stopping=stopping)
-    if outcome.state == "succeeded":
-        machines = Machines.of_state(read_settings(state_dir=state_dir).state_dir)
-        remember(machines, found, JobLayout(out.absolute()), detect())
     show_end(console, outcome.state, outcome.error)
     if outcome.report is not None:
         show_report(console, outcome.report)
+    if outcome.state == "succeeded":
+        remember(settings.state_dir, found, JobLayout(out.absolute()))
     if outcome.state == "interrupted":
         typer.echo("It goes on with the same command and --resume.", err=True)
         raise typer.Exit(128 + signal.SIGINT)

@@ -54,7 +54,9 @@ def _mean_completion(done: StageWork, long: Lengths, ran: Ran) -> float:
     return ran.tokens / max(1.0, sum(part.sequences for part in done.generate))
 
 
-def calibrate(rates: Rates, seen: Sequence[tuple[StageKind, float]], before: Factor) -> Calibration:
+def calibrate(
+    rates: Rates, seen: Sequence[tuple[StageKind, float]], before: Factor, *, probed: bool = True
+) -> Calibration:
     """
     Args:
         seen: kind and ratio of each stage, against the same rates.
@@ -64,7 +66,7 @@ def calibrate(rates: Rates, seen: Sequence[tuple[StageKind, float]], before: Fac
     middle = (MIDDLE * math.log(before.middle) + sum(logs)) / (MIDDLE + len(logs))
     kinds = {kind: [math.log(one) for name, one in seen if name == kind] for kind in get_args(StageKind)}
     factors = tuple(_factor(kind, middle, some, before) for kind, some in kinds.items())
-    return Calibration(rates=rates, factors=factors, observed=len(seen))
+    return Calibration(rates=rates, probed=probed, factors=factors, observed=len(seen))
 
 
 def _factor(kind: StageKind, middle: float, logs: Sequence[float], before: Factor) -> KindFactor:

@@ -7,8 +7,7 @@ group, so its label is spent for nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from statistics import fmean, stdev
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -16,6 +15,8 @@ from s2d.plan.frozen import Frozen
 
 #: Before its own rollouts a problem is taken for one of the sample: a Beta around avg@k that weighs so many rollouts.
 PRIOR = 0.5
+#: Problems of one count.
+MOST = 1_000_000
 #: Normal quantile of a 95 % interval.
 Z_975 = 1.96
 
@@ -24,15 +25,17 @@ class PassRates(Frozen):
     """Of one model on labeled problems, `k` rollouts each."""
 
     k: int = Field(ge=2, le=1024, description="Rollouts of each problem.")
-    solved: tuple[int, ...] = Field(description="How many problems were solved 0, 1, …, k times.")
+    solved: tuple[Annotated[int, Field(ge=0, le=MOST)], ...] = Field(
+        description="How many problems were solved 0, 1, …, k times."
+    )
     mean_completion_tokens: float = Field(ge=1)
 
     @model_validator(mode="after")
     def _whole(self) -> PassRates:
         if len(self.solved) != self.k + 1:
             raise ValueError(f"solved has {len(self.solved)} numbers, and k = {self.k} needs {self.k + 1}")
-        if min(self.solved) < 0 or not sum(self.solved):
-            raise ValueError("solved counts problems: none may be negative, and one at least must be there")
+        if not sum(self.solved):
+            raise ValueError("solved counts problems, and there is none")
         return self
 
     @property
@@ -42,13 +45,16 @@ class PassRates(Frozen):
     @property
     def avg(self) -> float:
         """avg@k, in [0, 1]."""
-        return fmean(self._each())
+        return self._mean(self.solved)
 
     @property
     def half_width(self) -> float:
-        """Of avg@k's 95 % interval over problems; 1 for a single problem."""
-        each = list(self._each())
-        return Z_975 * stdev(each) / math.sqrt(len(each)) if len(each) > 1 else 1.0
+        """Of avg@k's 95 % interval over problems, as if one more was always and one never solved: where all problems
+        have one count, the sample's own deviation would say that nothing is left to chance (Agresti and Coull 1998)."""
+        with_two = (self.solved[0] + 1, *self.solved[1:-1], self.solved[-1] + 1)
+        mean, count = self._mean(with_two), self.problems + 2
+        variance = sum(many * (times / self.k - mean) ** 2 for times, many in enumerate(with_two)) / (count - 1)
+        return Z_975 * math.sqrt(variance / count)
 
     @property
     def never(self) -> float:
@@ -70,19 +76,16 @@ class PassRates(Frozen):
         )
         return sum(shares) / self.problems
 
-    def _each(self) -> Iterator[float]:
-        return (times / self.k for times, count in enumerate(self.solved) for _ in range(count))
+    def _mean(self, solved: tuple[int, ...]) -> float:
+        return sum(times * many for times, many in enumerate(solved)) / (self.k * sum(solved))
 
 
 class Evidence(Frozen):
-    """Pass rates of the two base models on a sample of the labels."""
+    """Pass rates of two base models on a sample of the labels."""
 
+    pair: tuple[str, str] = Field(description="The teacher and the student, as the plan has them.")
     teacher: PassRates
     student: PassRates
-
-    @property
-    def mean_completion_tokens(self) -> float:
-        return fmean((self.teacher.mean_completion_tokens, self.student.mean_completion_tokens))
 
 
 def _mixed(right: float, wrong: float, group: int) -> float:

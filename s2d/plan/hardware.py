@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,15 +179,19 @@ def _nvidia() -> list[tuple[str, float]]:
         done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
     except (subprocess.SubprocessError, OSError):
         return []  # installed without a working driver: there is no GPU to use
-    return _visible([[field.strip() for field in row.split(",")] for row in done.stdout.splitlines()])
+    return list(_visible(done.stdout.splitlines()))
 
 
-def _visible(rows: list[list[str]]) -> list[tuple[str, float]]:
+def _visible(rows: Iterable[str]) -> Iterator[tuple[str, float]]:
     """Keep the GPUs that CUDA_VISIBLE_DEVICES lets a process use."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     chosen = None if allowed is None else {part.strip() for part in allowed.split(",")}
-    return [
-        (name, int(10 * float(mib) / 1024) / 10)
-        for index, uuid, name, mib in rows
-        if chosen is None or index in chosen or uuid in chosen
-    ]
+    for row in rows:
+        # A name may hold a comma.
+        index, _, rest = row.partition(",")
+        uuid, _, rest = rest.partition(",")
+        name, _, mib = rest.rpartition(",")
+        if chosen is None or chosen & {index.strip(), uuid.strip()}:
+            # A GPU that shares the machine's memory has none of its own to tell.
+            own = mib.strip().replace(".", "", 1).isdigit()
+            yield name.strip(), int(10 * float(mib) / 1024) / 10 if own else _ram_gib()

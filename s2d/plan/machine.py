@@ -41,6 +41,7 @@ class Calibration(Frozen):
     """What is known of a machine beyond its datasheet."""
 
     rates: Rates
+    probed: bool = Field(description="Whether the rates were measured, and not guessed from the datasheet.")
     factors: tuple[KindFactor, ...] = Field(default=(), description="One for each kind of stage.")
     observed: int = Field(default=0, ge=0, description="Stages that this machine has run, and they come from.")
 

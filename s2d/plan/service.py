@@ -89,6 +89,7 @@ def draft_plan(
         InvalidPlan: the request cannot be met; `param` names the field at fault.
     """
     teacher, student = pair.teacher, pair.student
+    request, strange = _evidence_of_pair(request, pair)
     data = _with_prompting(request, data)
     labeled, unlabeled = _counts(request, data)
     allocation = allocate(labeled, request.labels, _wants_stage_3(request))
@@ -109,11 +110,21 @@ def draft_plan(
     stages = build_stages(setting)
     warnings = (
         *pair.warnings,
+        *strange,
         *of_allocation(request, allocation),
         *of_data(data, student, prompt, bridge),
         *of_stages(request, stages, allocation.labels),
     )
     return Draft(setting, allocation, data, labeled, unlabeled, prompt, completion, stages, warnings)
+
+
+def _evidence_of_pair(request: PlanRequest, pair: Pair) -> tuple[PlanRequest, tuple[Warning_, ...]]:
+    """Pass rates say nothing of other models than those that they are of."""
+    names = pair.teacher.name, pair.student.name
+    if request.evidence is None or request.evidence.pair == names:
+        return request, ()
+    message = f"The pass rates are of {' and '.join(request.evidence.pair)}, not of this pair: they are left out."
+    return request.model_copy(update={"evidence": None}), (Warning_(code="evidence_of_others", message=message),)
 
 
 def _wants_stage_3(request: PlanRequest) -> bool | None:
@@ -160,7 +171,7 @@ def _document(draft: Draft) -> Plan:
         gates=setting.gates,
         controls=request.controls,
         warnings=draft.warnings,
-        advice=advise(request, draft.labeled, setting.labels),
+        advice=advise(request, draft.labeled, setting.labels, _wants_stage_3(request)),
         evidence=request.evidence,
     ).sealed()
 

@@ -25,10 +25,10 @@ CACHE_TRAFFIC = 3.0
 #: AdamW in fp32 reads weight, gradient and both moments and writes three of them; clipping reads the gradient twice and
 #: writes it. Bytes a parameter.
 OPTIMIZER_TRAFFIC = 40.0
-#: 80 % of the stages of the grid in benchmarks/results/planner.md took between the expected time divided by this and
-#: multiplied with it, on the machine that was probed.
+#: Around what a probe lets expect: 80 % of the stages in benchmarks/results/planner-times.md are to lie between the
+#: expected time divided by this and multiplied with it.
 PROBED = Factor(middle=1.0, spread=1.6)
-GUESSED = Factor(middle=1.0, spread=1.0)
+CERTAIN = Factor(middle=1.0, spread=1.0)
 
 
 def guessed(hardware: Hardware) -> tuple[Rates, Rates]:
@@ -124,29 +124,34 @@ def cost(
 
     `longest` is the work of the slow case, where a stage may go on (the warmup).
     """
-    fast, slow, factor = _speed(kind, hardware)
     longest = longest or work
-    low = _Case(hardware, fast, lengths, lengths.completion(COMPLETION_SHARE[0]))
-    high = _Case(hardware, slow, lengths, lengths.completion(COMPLETION_SHARE[1]))
+    short, full = (lengths.completion(share) for share in COMPLETION_SHARE)
+
+    def within(fast: Rates, slow: Rates, factor: Factor) -> tuple[float, float]:
+        low, high = _Case(hardware, fast, lengths, short), _Case(hardware, slow, lengths, full)
+        return low.seconds(work) * factor.middle / factor.spread, high.seconds(longest) * factor.middle * factor.spread
+
+    known, seconds = hardware.calibration, (0.0, 0.0)
+    if known is not None:
+        seconds = within(known.rates, known.rates, known.factor(kind))
+    if known is None or not known.probed:
+        guess = within(*guessed(hardware), CERTAIN)
+        # Some jobs must not make a machine that nobody has probed less known than it was.
+        middle = math.sqrt(seconds[0] * seconds[1])
+        if known is None:
+            seconds = guess
+        elif guess[0] <= middle <= guess[1]:
+            seconds = max(seconds[0], guess[0]), min(seconds[1], guess[1])
+    drawn = _Case(hardware, guessed(hardware)[0], lengths, short), _Case(hardware, guessed(hardware)[0], lengths, full)
     return Cost(
-        tokens=Range(low=round(low.tokens(work)), high=round(high.tokens(longest))),
-        seconds=Range(
-            low=float(f"{low.seconds(work) * factor.middle / factor.spread:.3g}"),
-            high=float(f"{high.seconds(longest) * factor.middle * factor.spread:.3g}"),
-        ),
+        tokens=Range(low=round(drawn[0].tokens(work)), high=round(drawn[1].tokens(longest))),
+        seconds=Range(low=float(f"{seconds[0]:.3g}"), high=float(f"{seconds[1]:.3g}")),
     )
 
 
 def expected_s(hardware: Hardware, rates: Rates, lengths: Lengths, completion: float, work: StageWork) -> float:
     """Seconds with these rates and a mean completion of so many tokens."""
     return _Case(hardware, rates, lengths, completion).seconds(work)
-
-
-def _speed(kind: StageKind, hardware: Hardware) -> tuple[Rates, Rates, Factor]:
-    known = hardware.calibration
-    if known is None:
-        return *guessed(hardware), GUESSED
-    return known.rates, known.rates, known.factor(kind)
 
 
 @dataclass(frozen=True)
@@ -159,9 +164,10 @@ class _Case:
     completion: float
 
     def tokens(self, work: StageWork) -> float:
-        sequence = self.lengths.prompt + self.completion
-        drawn = sum(part.sequences * self.completion for part in work.generate)
-        return drawn + sum(part.steps * part.sequences * sequence for part in work.train)
+        """As reports count them: what is trained on, prompts included; of a stage that only draws its completions."""
+        if work.train:
+            return sum(part.steps * part.sequences * (self.lengths.prompt + self.completion) for part in work.train)
+        return sum(part.sequences * self.completion for part in work.generate)
 
     def seconds(self, work: StageWork) -> float:
         models = {model for part in work.train for model in (part.model, *part.scorers)}

@@ -45,8 +45,6 @@ def mean_lengths(
 ) -> Lengths:
     """What the estimates take."""
     mean = request.mean_completion_tokens
-    if mean is None and request.evidence is not None:
-        mean = min(float(max_completion), request.evidence.mean_completion_tokens)
     if mean is not None and mean > max_completion:
         raise InvalidPlan(
             f"mean_completion_tokens ({mean:g}) is over max_completion_tokens ({max_completion:,}), where completions "

@@ -59,6 +59,7 @@ def measure(task: Task) -> Evidence:
         split(folder / "rows.jsonl", row_counts(task.plan), task.plan.data.split_seed, folder)
         labels = folder / "teacher_rl.jsonl"
         return Evidence(
+            pair=(task.plan.teacher.name, task.plan.student.name),
             teacher=_rates(task, "base_teacher", task.plan.teacher, labels),
             student=_rates(task, "base_student", task.plan.student, labels),
         )

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 from s2d.plan.calibration import Ran
 from s2d.plan.document import Plan, Training
-from s2d.plan.machine import Hardware
-from s2d.plan.machines import Machines, machine_name
+from s2d.plan.hardware import detect
+from s2d.plan.machines import Machines, kind_of
 from s2d.runner.layout import JobLayout
 from s2d.runner.task import StageResult
 
 _log = logging.getLogger(__name__)
 
 
-def remember(machines: Machines, plan: Plan, layout: JobLayout, here: Hardware) -> None:
-    """Keep the times of a job that ran on this machine, `here`, to its end.
+def remember(state_dir: Path, plan: Plan, layout: JobLayout) -> None:
+    """Keep the times of a job that has run here to its end.
 
     They are of no use where the plan is for other hardware, or for vLLM, whose speed the estimates do not tell. No job
-    fails for them.
+    fails for them, whatever goes wrong.
     """
-    if machine_name(plan.hardware) != machine_name(here) or plan.rollout_engine != "transformers":
-        return
     try:
-        machines.keep_stages(plan, _ran(plan, layout))
-    except (OSError, ValueError):
+        if plan.rollout_engine == "transformers" and kind_of(plan.hardware) == kind_of(detect()):
+            Machines.of_state(state_dir).keep_stages(plan, layout.root, _ran(plan, layout))
+    except Exception:
         _log.exception("the times of the job in %s could not be kept", layout.root)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from s2d.errors import InvalidPlan
 from s2d.plan.calibration import LEAST_SPREAD, Ran, calibrate, middle_of, ratio
 from s2d.plan.document import Plan, Training
 from s2d.plan.machine import Factor, Hardware, Rates
-from s2d.plan.machines import UNPROBED, Machines, machine_name
+from s2d.plan.machines import UNPROBED, Machines, kind_of
 from s2d.plan.models import ModelPolicy, read_model
 from s2d.plan.names import StageKind
 from s2d.plan.request import PlanRequest
 from s2d.plan.service import make_plan
 from s2d.plan.timing import PROBED, Generate, Lengths, StageWork, Train, cost, expected_s, guessed
 from s2d.plan.work import Ground, lengths, work
+from s2d.runner import observed
 from s2d.runner.layout import JobLayout
 from s2d.runner.observed import remember
 from s2d.runner.task import StageResult
@@ -151,7 +153,7 @@ def test_a_machine_is_remembered(tmp_path: Path) -> None:
     assert machines.calibrated(CPU).calibration is None
     plan = plan_on(tmp_path, Machines(machines.folder))
     assert plan.hardware.calibration == calibrate(RATES, [], Factor(middle=1.0, spread=1.6))
-    machines.keep_stages(plan, [as_expected(plan, stage, RATES, times=4) for stage in plan.ids()])
+    machines.keep_stages(plan, tmp_path, [as_expected(plan, stage, RATES, times=4) for stage in plan.ids()])
     slower = plan_on(tmp_path, Machines(machines.folder))
     assert slower.hardware.calibration is not None
     assert slower.hardware.calibration.observed == len(plan.stages)
@@ -162,7 +164,7 @@ def test_stages_count_against_the_rates_that_they_were_told_for(tmp_path: Path) 
     machines = Machines(tmp_path / "machines")
     plan = plan_on(tmp_path, machines)
     rates = middle_of(*guessed(CPU))
-    machines.keep_stages(plan, [as_expected(plan, "opd", rates, times=2)])
+    machines.keep_stages(plan, tmp_path, [as_expected(plan, "opd", rates, times=2)])
     found = Machines(machines.folder).calibrated(CPU).calibration
     assert found is not None
     assert found.rates == rates
@@ -177,12 +179,41 @@ def test_stages_count_against_the_rates_that_they_were_told_for(tmp_path: Path) 
 def test_half_a_line_and_a_probe_of_another_version_are_left_out(tmp_path: Path) -> None:
     machines = Machines(tmp_path / "machines")
     plan = plan_on(tmp_path, machines)
-    machines.keep_stages(plan, [as_expected(plan, "opd", RATES)])
-    place = machines.folder / machine_name(CPU)
+    machines.keep_stages(plan, tmp_path, [as_expected(plan, "opd", RATES)])
+    place = machines.folder / kind_of(CPU)
     (place / "probe.json").write_text('{"flops": 1}')
-    with (place / "stages.jsonl").open("a") as file:
-        file.write('{"rates": "')
-    assert Machines(machines.folder).calibrated(CPU).calibration is not None
+    (good,) = (place / "stages-1.jsonl").read_text().splitlines()
+    with (place / "stages-1.jsonl").open("ab") as file:
+        for ratio in ("0.0", "-1", "1e-9", "NaN", "1e400"):
+            file.write(re.sub('"ratio":[^}]*', f'"ratio":{ratio}', good).encode() + b"\n")
+        file.write(b'\xff\xfe\n{"rates": "')
+    found = Machines(machines.folder).calibrated(CPU).calibration
+    assert found is not None
+    assert found.observed == 1
+
+
+def test_the_same_stages_are_counted_once(tmp_path: Path) -> None:
+    machines, plan = Machines(tmp_path / "machines"), plan_on(tmp_path)
+    for _ in range(2):
+        machines.keep_stages(plan, tmp_path, [as_expected(plan, "opd", RATES)])
+    assert seen(machines) == 1
+
+
+def test_jobs_never_make_a_machine_less_known_than_its_datasheet_does(tmp_path: Path) -> None:
+    machines, plan = Machines(tmp_path / "machines"), plan_on(tmp_path)
+    rates, before = middle_of(*guessed(CPU)), plan.stage("teacher_rl").estimate.seconds
+    for number in range(6):
+        machines.keep_stages(plan, tmp_path / str(number), [as_expected(plan, s, rates) for s in plan.ids()])
+        now = plan_on(tmp_path, Machines(machines.folder)).stage("teacher_rl").estimate.seconds
+        assert before.low <= now.low
+        assert now.high <= before.high
+    # One that took what nobody had guessed is believed.
+    for number in range(30):
+        machines.keep_stages(plan, tmp_path / f"x{number}", [as_expected(plan, "opd", rates, times=60)])
+    assert (
+        plan_on(tmp_path, Machines(machines.folder)).stage("opd").estimate.seconds.high
+        > 3 * plan.stage("opd").estimate.seconds.high
+    )
 
 
 def test_a_speed_that_is_asked_for_is_not_hidden_by_a_measured_one(tmp_path: Path) -> None:
@@ -194,10 +225,16 @@ def test_a_speed_that_is_asked_for_is_not_hidden_by_a_measured_one(tmp_path: Pat
     assert plan_on(tmp_path, machines, hardware={"cpu_threads": 5}).hardware.calibration is None
 
 
+def test_a_probe_is_of_one_device_and_holds_for_several(tmp_path: Path) -> None:
+    machines = Machines(tmp_path / "machines")
+    machines.keep_probe(GPU.model_copy(update={"devices": 4}), RATES)
+    assert machines.calibrated(GPU).calibration is not None
+
+
 def test_names_of_one_gpu_are_one_machine() -> None:
     driver = GPU.model_copy(update={"name": "NVIDIA H100 80GB HBM3"})
-    assert machine_name(GPU) == machine_name(driver) == "1x-h100"
-    assert machine_name(GPU.model_copy(update={"name": "../x"})) == "1x--x"
+    assert kind_of(GPU) == kind_of(driver) == kind_of(GPU.model_copy(update={"devices": 8})) == "h100"
+    assert kind_of(GPU.model_copy(update={"name": "../x"})) == "-x"
 
 
 def test_completions_over_the_limit_are_refused(tmp_path: Path) -> None:
@@ -226,21 +263,38 @@ def seen(machines: Machines) -> int:
     return found.observed if found else 0
 
 
-def test_a_job_on_this_machine_teaches_the_next_plan(tmp_path: Path) -> None:
+def test_a_job_on_this_machine_teaches_the_next_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observed, "detect", lambda: CPU)
     machines, plan = Machines(tmp_path / "machines"), plan_on(tmp_path)
-    remember(machines, plan, job(tmp_path, plan, {"opd": 2}), CPU)
+    remember(tmp_path, plan, job(tmp_path, plan, {"opd": 2}))
     # One that was interrupted does not count.
     assert seen(machines) == len(plan.stages) - 1
 
 
-def test_a_job_elsewhere_teaches_nothing(tmp_path: Path) -> None:
+def test_a_job_elsewhere_teaches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machines, plan = Machines(tmp_path / "machines"), plan_on(tmp_path)
-    remember(machines, plan, job(tmp_path, plan), CPU.model_copy(update={"cpu_threads": 64}))
+    monkeypatch.setattr(observed, "detect", lambda: CPU.model_copy(update={"cpu_threads": 64}))
+    remember(tmp_path, plan, job(tmp_path, plan))
     assert seen(machines) == 0
 
 
-def test_a_full_disk_does_not_fail_the_job(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_does_not_fail_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(observed, "detect", lambda: CPU)
     (tmp_path / "machines").write_text("a file where the folder should be")
     plan = plan_on(tmp_path)
-    remember(Machines(tmp_path / "machines"), plan, job(tmp_path, plan), CPU)
+    remember(tmp_path, plan, job(tmp_path, plan))
+    assert "could not be kept" in caplog.text
+
+
+def test_a_machine_that_cannot_be_looked_at_does_not_fail_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails() -> Hardware:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(observed, "detect", fails)
+    plan = plan_on(tmp_path)
+    remember(tmp_path, plan, job(tmp_path, plan))
     assert "could not be kept" in caplog.text
