@@ -294,7 +294,7 @@ def test_up_answers_refuses_a_second_one_and_stops_in_order(up: Up) -> None:
     assert again.stderr.startswith(f"Error: s2d is already running on {up.state_dir}")
 
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(timeout=30) == 130
+    assert up.process.wait(timeout=90) == 130
     assert up.gone()
     assert "ready to exit" in up.log("redis")
     # Redis was there until the worker had left, or the worker would have complained.
