@@ -14,11 +14,11 @@ from s2d.plan.whatif import WhatIf, WhatIfRequest
 from s2d.plan.whatif_table import to_markdown as to_table
 from s2d.services import plans
 
-router = APIRouter(prefix="/plans", tags=["plans"])
+router = APIRouter(tags=["plans"])
 AS_PAGE = {"content": {"text/markdown": {"schema": {"type": "string"}}}}
 
 
-@router.post("", status_code=201, response_model=Plan, responses={201: AS_PAGE})
+@router.post("/plans", status_code=201, response_model=Plan, responses={201: AS_PAGE})
 def create(ctx: ContextDep, body: PlanRequest, format: Format = None, accept: Accept = "") -> Response:
     """Make the staged plan for a pair of models and a number of labels, or a training file. Equal requests
     give the same plan as long as the same is known of the machine."""
@@ -39,14 +39,14 @@ def what_if(ctx: ContextDep, body: WhatIfRequest, format: Format = None, accept:
     return Response(found.model_dump_json(), media_type="application/json")
 
 
-@router.get("")
+@router.get("/plans")
 def list_plans(ctx: ContextDep, after: After = None, limit: Limit = 20) -> Page[Plan]:
     """The plans, newest first."""
     rows, has_more = plans.list_page(ctx, after=after, limit=limit)
     return Page[Plan].of(rows, has_more, lambda row: Plan.model_validate(row.document))
 
 
-@router.get("/{plan_id}", response_model=Plan, responses={200: AS_PAGE})
+@router.get("/plans/{plan_id}", response_model=Plan, responses={200: AS_PAGE})
 def retrieve(ctx: ContextDep, plan_id: Id, format: Format = None, accept: Accept = "") -> Response:
     """One plan, as JSON or as a page in Markdown."""
     return _represent(plans.get(ctx, plan_id), format, accept, 200)

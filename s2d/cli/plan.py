@@ -154,7 +154,7 @@ def _what_if(settings: Settings, fields: dict[str, Any], tried: Tried, format: F
         show_table(request, what_if(request, *around, processes=processes(request.count)), format)
         return
     with service:
-        answer = service.post("/v1/plans/what-if", request.model_dump(mode="json", exclude_unset=True))
+        answer = service.post("/v1/what-if", request.model_dump(mode="json", exclude_unset=True))
     show_table(request, WhatIf.model_validate(answer).rows, format)
 
 

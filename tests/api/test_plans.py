@@ -102,7 +102,7 @@ WHAT_IF = {
 
 
 def test_what_if_is_what_plans_would_say_and_keeps_none(client: TestClient) -> None:
-    answer = client.post("/v1/plans/what-if", json=WHAT_IF)
+    answer = client.post("/v1/what-if", json=WHAT_IF)
     assert answer.status_code == 200, answer.text
     table = WhatIf.model_validate_json(answer.content)
     assert table.varied == ("hardware", "labeled_budget")
@@ -122,7 +122,7 @@ def test_what_if_is_what_plans_would_say_and_keeps_none(client: TestClient) -> N
 
 
 def test_what_if_as_a_page(client: TestClient) -> None:
-    page = client.post("/v1/plans/what-if", json=WHAT_IF, headers={"accept": "text/markdown"})
+    page = client.post("/v1/what-if", json=WHAT_IF, headers={"accept": "text/markdown"})
     assert page.headers["content-type"] == "text/markdown; charset=utf-8"
     assert page.text.startswith("| machine | labels | fits |")
     assert "| H100 | 1,000 | yes |" in page.text
@@ -130,10 +130,10 @@ def test_what_if_as_a_page(client: TestClient) -> None:
 
 def test_what_if_over_a_file(client: TestClient, job_body: dict[str, str]) -> None:
     plan = PLAN | {"training_file": job_body["training_file"]}
-    table = client.post("/v1/plans/what-if", json={"plan": plan, "vary": {"student_rl": [True, False]}}).json()
+    table = client.post("/v1/what-if", json={"plan": plan, "vary": {"student_rl": [True, False]}}).json()
     assert [sum(row["outcome"]["labels"].values()) for row in table["rows"]] == [100, 100]
     missing = {"plan": PLAN | {"training_file": "file_0"}, "vary": {}}
-    body = assert_problem(client.post("/v1/plans/what-if", json=missing), 404, "file_not_found")
+    body = assert_problem(client.post("/v1/what-if", json=missing), 404, "file_not_found")
     assert body["error"]["param"] == "plan.training_file"
 
 
@@ -147,5 +147,5 @@ def test_what_if_over_a_file(client: TestClient, job_body: dict[str, str]) -> No
     ],
 )
 def test_tables_that_cannot_be(client: TestClient, change: dict[str, object], code: str, param: str) -> None:
-    body = assert_problem(client.post("/v1/plans/what-if", json=WHAT_IF | change), 400)
+    body = assert_problem(client.post("/v1/what-if", json=WHAT_IF | change), 400)
     assert (body["code"], body["error"]["param"]) == (code, param)

@@ -111,7 +111,8 @@ def spent(url: str, job: str) -> list[Spent]:
 
 
 def without_time(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    """Nor memory: both are the machine's, and another process takes a little more or less of them."""
+    return [{name: value for name, value in row.items() if name not in ("seconds", "peak_memory_gib")} for row in rows]
 
 
 def in_order(rows: Iterable[Spent | dict[str, Any]]) -> list[str]:

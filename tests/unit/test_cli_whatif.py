@@ -142,6 +142,6 @@ def test_the_service_makes_the_table_when_asked(service: Service) -> None:
     out = what_if(*PAIR, "--labels", "500,700", "--gpu", "H100", "--remote", "--format", "markdown")
     assert "1. It is the service that says no." in out
     ((path, request),) = service.asked
-    assert path == "/v1/plans/what-if"
+    assert path == "/v1/what-if"
     assert request.plan.model_fields_set == {"teacher", "student", "labeled_budget", "hardware"}
     assert request.vary.labeled_budget == (500, 700)
