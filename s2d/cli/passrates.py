@@ -39,10 +39,16 @@ def passrates(
     evidence = Evidence.model_validate_json(_probe(task))
     write_atomic(out, evidence.model_dump_json(indent=1) + "\n")
     rows = [
-        (name, f"{rates.avg:.1%} ± {rates.half_width:.1%}", f"{rates.never:.0%}", f"{rates.always:.0%}")
+        (
+            name,
+            f"{rates.avg:.1%} ± {rates.half_width:.1%}",
+            f"{rates.never:.0%}",
+            f"{rates.always:.0%}",
+            f"{rates.mean_completion_tokens:.0f}",
+        )
         for name, rates in (("teacher", evidence.teacher), ("student", evidence.student))
     ]
-    header = ("", f"avg@{samples}", "never solved", "always solved")
+    header = ("", f"avg@{samples}", "never solved", "always solved", "tokens")
     console().print(table(header, rows))
     typer.echo(f"Of {evidence.teacher.problems} problems. Plan with it: s2d plan … --evidence {out}")
 

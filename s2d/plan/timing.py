@@ -142,9 +142,8 @@ def cost(
             seconds = guess
         elif guess[0] <= middle <= guess[1]:
             seconds = max(seconds[0], guess[0]), min(seconds[1], guess[1])
-    drawn = _Case(hardware, guessed(hardware)[0], lengths, short), _Case(hardware, guessed(hardware)[0], lengths, full)
     return Cost(
-        tokens=Range(low=round(drawn[0].tokens(work)), high=round(drawn[1].tokens(longest))),
+        tokens=Range(low=round(_tokens(work, lengths, short)), high=round(_tokens(longest, lengths, full))),
         seconds=Range(low=float(f"{seconds[0]:.3g}"), high=float(f"{seconds[1]:.3g}")),
     )
 
@@ -152,6 +151,13 @@ def cost(
 def expected_s(hardware: Hardware, rates: Rates, lengths: Lengths, completion: float, work: StageWork) -> float:
     """Seconds with these rates and a mean completion of so many tokens."""
     return _Case(hardware, rates, lengths, completion).seconds(work)
+
+
+def _tokens(work: StageWork, lengths: Lengths, completion: float) -> float:
+    """As reports count them: what is trained on, prompts included; of a stage that only draws its completions."""
+    if work.train:
+        return sum(part.steps * part.sequences * (lengths.prompt + completion) for part in work.train)
+    return sum(part.sequences * completion for part in work.generate)
 
 
 @dataclass(frozen=True)
@@ -162,12 +168,6 @@ class _Case:
     rates: Rates
     lengths: Lengths
     completion: float
-
-    def tokens(self, work: StageWork) -> float:
-        """As reports count them: what is trained on, prompts included; of a stage that only draws its completions."""
-        if work.train:
-            return sum(part.steps * part.sequences * (self.lengths.prompt + self.completion) for part in work.train)
-        return sum(part.sequences * self.completion for part in work.generate)
 
     def seconds(self, work: StageWork) -> float:
         models = {model for part in work.train for model in (part.model, *part.scorers)}

@@ -110,6 +110,8 @@ class Asked(Frozen):
 
 
 _ASKED = tuple(Asked.model_fields)
+#: What no plan request can be without.
+_NEEDED = ("teacher", "student", "labeled_budget")
 
 
 class Refusal(Frozen):
@@ -176,7 +178,9 @@ def read_what_if(plan: Mapping[str, Any], vary: Mapping[str, Any]) -> WhatIfRequ
     """
     values = read_fields(Vary, vary)
     first = next(_combinations(values), {})
-    return WhatIfRequest(plan=read_request({**first, **plan}), vary=values)
+    # Nothing else of it: a combination that is impossible is a row with the reason, also when it is the first.
+    needed = {name: first[name] for name in _NEEDED if name in first}
+    return WhatIfRequest(plan=read_request({**needed, **plan}), vary=values)
 
 
 def what_if(

@@ -124,6 +124,12 @@ def test_every_combination_is_a_row_and_the_budget_changes_first() -> None:
     assert {row.asked.teacher for row in table} == {PAIR["teacher"]}
 
 
+def test_an_impossible_combination_is_a_row_also_when_it_is_the_first() -> None:
+    vary = {"labeled_budget": [800], "student_rl": [True, None], "labels": [{"student_rl": 0}, {}]}
+    table = rows({**PAIR, "hardware": {"name": "H100"}}, vary)
+    assert [row.feasible for row in table] == [False, True, True, True]
+
+
 def test_nothing_varied_is_the_plan_alone() -> None:
     (row,) = rows({**PAIR, "labeled_budget": 800, "hardware": {"name": "H100"}}, {})
     assert row.feasible
