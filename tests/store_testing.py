@@ -1,9 +1,26 @@
-"""Jobs of the one plan and file that the store's tests have, made and taken in a transaction each."""
+"""A database with one plan and one file, and jobs of them, made and taken in a transaction each."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from s2d.store import jobs
-from s2d.store.database import Database
+from s2d.store.database import Database, db_now
+from s2d.store.tables import FileRow, PlanRow
+
+
+@contextmanager
+def filled(database_url: str) -> Iterator[Database]:
+    """`plan_1` and `file_1` to make jobs of."""
+    database = Database(database_url)
+    database.migrate()
+    with database.begin() as session:
+        session.add(PlanRow(id="plan_1", document={}, created_at=db_now()))
+        fields = {"filename": "a", "purpose": "fine-tune", "bytes": 1, "sha256": "0", "labeled": 1, "unlabeled": 0}
+        session.add(FileRow(id="file_1", **fields, report={}, created_at=db_now()))
+    yield database
+    database.close()
 
 
 def new_job(db: Database) -> str:

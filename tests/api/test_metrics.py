@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text, update
 from starlette.middleware import Middleware
 from starlette.responses import StreamingResponse
+from store_testing import filled, new_job
 
 from api import metrics as module
 from api.app import create_app
@@ -30,7 +31,7 @@ from s2d.settings import Settings
 from s2d.store import events, figures, jobs, students
 from s2d.store.database import Database, db_now
 from s2d.store.states import STATES
-from s2d.store.tables import FileRow, JobRow, PlanRow
+from s2d.store.tables import JobRow
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "observability.md"
 
@@ -155,19 +156,8 @@ def test_a_job_is_seen_in_its_state(client: TestClient, ctx: Context, job: dict[
 
 @pytest.fixture
 def db(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    database.migrate()
-    with database.begin() as session:
-        session.add(PlanRow(id="plan_1", document={}, created_at=db_now()))
-        fields = {"filename": "a", "purpose": "fine-tune", "bytes": 1, "sha256": "0", "labeled": 1, "unlabeled": 0}
-        session.add(FileRow(id="file_1", **fields, report={}, created_at=db_now()))
-    yield database
-    database.close()
-
-
-def new_job(db: Database) -> str:
-    with db.begin() as session:
-        return jobs.create(session, plan_id="plan_1", file_id="file_1", name=None).id
+    with filled(database_url) as database:
+        yield database
 
 
 def read(db: Database) -> figures.Figures:
