@@ -244,7 +244,10 @@ class Up:
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
         command = ("up", "--port", "0", "--state-dir", str(state_dir))
+        # A shell starts what it puts into the background with Ctrl-C ignored, and that is inherited.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen([*S2D, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        signal.signal(signal.SIGINT, before)
         try:
             assert self.process.stdout is not None
             self.said = ""
@@ -294,7 +297,7 @@ def test_up_answers_refuses_a_second_one_and_stops_in_order(up: Up) -> None:
     assert again.stderr.startswith(f"Error: s2d is already running on {up.state_dir}")
 
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(timeout=90) == 130
+    assert up.process.wait(timeout=30) == 130
     assert up.gone()
     assert "ready to exit" in up.log("redis")
     # Redis was there until the worker had left, or the worker would have complained.
