@@ -8,7 +8,6 @@ labels is the planner's rule (docs/plan.md), as a user gets it. What the planner
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims import interval
+from benchmarks.output import publish
 from benchmarks.paper_table import of_report, pretrain, run_job
 from s2d.demo import settings
 from s2d.demo.task import write_jsonl
@@ -50,9 +50,7 @@ def main() -> None:
     with ThreadPoolExecutor(max_workers=min(len(seeds), os.cpu_count() or 1)) as pool:
         runs = list(pool.map(lambda seed: run_seed(seed, folder / f"seed-{seed}", began), seeds))
     document = tabulate(runs)
-    arguments.out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(to_markdown(document))
-    print(to_markdown(document))
+    publish(document, to_markdown(document), arguments.out)
 
 
 def run_seed(seed: int, folder: Path, began: float) -> dict[str, Any]:

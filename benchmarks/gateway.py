@@ -26,6 +26,7 @@ import httpx
 import psutil
 import uvloop
 
+from benchmarks.output import publish
 from benchmarks.rig import DEMO, stored_job, until
 from s2d.embedded.part import Command, Part
 from s2d.embedded.ports import claim_port, local_url
@@ -268,10 +269,7 @@ def main() -> None:
         "rounds": options.rounds,
         "results": summary(found),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text(to_markdown(document))
-    print(to_markdown(document))
+    publish(document, to_markdown(document), options.out)
 
 
 if __name__ == "__main__":

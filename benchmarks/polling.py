@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import platform
 import random
 import resource
@@ -27,6 +26,7 @@ import psutil
 import uvloop
 
 from benchmarks.gateway import running
+from benchmarks.output import publish
 from benchmarks.rig import stored_job
 from s2d.embedded.part import Part
 from s2d.embedded.ports import claim_port, local_url
@@ -202,10 +202,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}",
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text(to_markdown(found))
-    print(to_markdown(found))
+    publish(found, to_markdown(found), options.out)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -20,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.output import publish
 from s2d.plan.hardware import detect
 from s2d.plan.models import ModelPolicy
 from s2d.plan.request import read_request
@@ -153,10 +153,7 @@ def main() -> None:
         "one_process": measure_table(min(SAMPLE, options.rows), 1),
         "table": measure_table(options.rows, os.cpu_count() or 1),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text(to_markdown(found))
-    print(to_markdown(found))
+    publish(found, to_markdown(found), options.out)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.output import publish
 from s2d.plan.document import Lora, Model, Sampling
 from s2d.plan.machine import Hardware
 from s2d.plan.memory import GIB, Memory, Work, bounds, training
@@ -136,10 +137,7 @@ def main() -> None:
         "cells": [judged(row) for row in rows],
         "rows": rows,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(to_markdown(document))
-    print(to_markdown(document))
+    publish(document, to_markdown(document), arguments.out)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.output import publish
 from benchmarks.planner.cells import FLAT, LARGE, MIDDLE, NARROW, WIDE, Cell
 from benchmarks.planner.measure import Row, plan_of, run_cell
 from s2d.cli.probe import measured
@@ -62,9 +63,7 @@ def main() -> None:
     else:
         rates, rows = run()
     found = {"made_at": datetime.now(UTC).isoformat(timespec="seconds"), **judged(rates, rows), "rows": rows}
-    arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(to_markdown(found))
-    print(to_markdown(found))
+    publish(found, to_markdown(found), arguments.out)
 
 
 def run() -> tuple[Rates, list[Row]]:

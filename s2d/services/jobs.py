@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from s2d.errors import InvalidPlan, NotFound
@@ -17,7 +17,8 @@ from s2d.events import EventType
 from s2d.plan.document import Plan, read_plan
 from s2d.plan.service import check_against_data
 from s2d.services.context import Context
-from s2d.store import events, files, idempotency, jobs, ledger, plans, repeats
+from s2d.services.once import once
+from s2d.store import events, files, jobs, ledger, plans, repeats
 from s2d.store.ledger import Spending
 from s2d.store.repeats import Sending
 from s2d.store.states import JobState
@@ -54,33 +55,22 @@ def create(ctx: Context, order: Order, *, idempotency_key: str | None = None, se
         InvalidPlan: the file is not the one that the plan was made for, or has too few rows.
         Conflict: the idempotency key was used for another request.
     """
-    try:
-        return _create(ctx, order, idempotency_key, sending)
-    except IntegrityError:
-        # Another request with this key, or the file's removal, came first (PostgreSQL; SQLite has one writer). The
-        # second look sees it.
-        return _create(ctx, order, idempotency_key, sending)
+    # A request with a key says itself when it is another one.
+    resent = sending if idempotency_key is None else None
+    make = partial(_create, order, sending, resent)
+    return once(ctx, _SCOPE, idempotency_key, order.digest(), make=make, again=jobs.get)
 
 
-def _create(ctx: Context, order: Order, idempotency_key: str | None, sending: Sending | None) -> JobRow:
-    with ctx.db.begin() as session:
-        known = _made_before(session, order, idempotency_key, sending)
-        if known is not None:
-            return jobs.get(session, known)
-        plan = read_plan(plans.get(session, order.plan_id).document)
-        check_file(plan, files.get(session, order.file_id, param="training_file"))
-        row = jobs.create(session, plan_id=order.plan_id, file_id=order.file_id, name=order.name, request=order.request)
-        if idempotency_key is not None:
-            idempotency.remember(session, _SCOPE, idempotency_key, order.digest(), row.id)
-        if sending is not None:
-            repeats.remember(session, sending, row.id)
-        return row
-
-
-def _made_before(session: Session, order: Order, idempotency_key: str | None, sending: Sending | None) -> str | None:
-    if idempotency_key is not None:
-        return idempotency.recall(session, _SCOPE, idempotency_key, order.digest())
-    return repeats.recall(session, sending) if sending is not None else None
+def _create(order: Order, sending: Sending | None, resent: Sending | None, session: Session) -> JobRow:
+    known = repeats.recall(session, resent) if resent is not None else None
+    if known is not None:
+        return jobs.get(session, known)
+    plan = read_plan(plans.get(session, order.plan_id).document)
+    check_file(plan, files.get(session, order.file_id, param="training_file"))
+    row = jobs.create(session, plan_id=order.plan_id, file_id=order.file_id, name=order.name, request=order.request)
+    if sending is not None:
+        repeats.remember(session, sending, row.id)
+    return row
 
 
 def check_file(plan: Plan, file: FileRow) -> None:

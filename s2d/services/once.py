@@ -54,7 +54,8 @@ def once(
     try:
         return attempt()
     except IntegrityError:
-        # Another request with this key came first (PostgreSQL; SQLite has one writer). The second look sees it.
+        # Another request with this key, or the removal of what this one names, came first (PostgreSQL; SQLite has one
+        # writer). The second look sees it.
         return attempt()
 
 
