@@ -83,6 +83,7 @@ def check_pair(teacher_files: Path, student_files: Path, prompting: Prompting = 
     if different:
         advice = "Choose two with logits of one width." if different == ["logits"] else ONE_FAMILY
         raise _incompatible([_difference(name, teacher[name], student[name]) for name in different], advice)
+    _check_width(teacher["vocabulary"], teacher["logits"])
     if teacher["chat template"] is None:
         return (_no_template(prompting),)
     return ()
@@ -206,10 +207,8 @@ def _facts(folder: Path, prompting: Prompting) -> dict[str, Any]:
     settings = _json(folder, "tokenizer_config.json")
     special = {**_json(folder, "special_tokens_map.json"), **settings}
     generation = _json(folder, "generation_config.json")
-    vocabulary = _vocabulary(tokenizer, special, _json(folder, "added_tokens.json"), folder)
-    _check_width(vocabulary, config.get("vocab_size"), folder)
     return {
-        "vocabulary": vocabulary,
+        "vocabulary": _vocabulary(tokenizer, special, _json(folder, "added_tokens.json"), folder),
         "special tokens": {name: _text(special.get(name)) for name in _SPECIAL},
         "end-of-sequence ids": _ids(generation, config, "eos_token_id", folder),
         "padding ids": _ids(generation, config, "pad_token_id", folder),
@@ -227,10 +226,14 @@ def _json(folder: Path, name: str, *, required: bool = False) -> dict[str, Any]:
     return {}
 
 
-def _check_width(vocabulary: Mapping[str, int], width: Any, folder: Path) -> None:
+def _check_width(vocabulary: Mapping[str, int], width: Any) -> None:
+    """Of two models that are alike, so it is neither's alone."""
     highest = max(vocabulary.values(), default=0)
     if isinstance(width, int) and highest >= width:
-        raise InvalidPlan(f"The tokenizer of {folder} has the id {highest:,}, and its model's logits end at {width:,}.")
+        raise InvalidPlan(
+            f"The tokenizers of both models have the id {highest:,}, and their logits end at {width:,}.",
+            param="teacher",
+        )
 
 
 def _vocabulary(

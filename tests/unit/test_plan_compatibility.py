@@ -164,7 +164,6 @@ def test_additions_need_a_template_to_go_to(tmp_path: Path) -> None:
         ("generation_config.json", {"pad_token_id": {"a": 1}}, "neither a number"),
         ("tokenizer.json", {"model": {"vocab": {"x": [1]}}}, "no vocabulary"),
         ("tokenizer.json", {"model": None}, "no vocabulary"),
-        ("tokenizer.json", {"added_tokens": [{"id": 264, "content": "<far>"}]}, "logits end at 264"),
         ("tokenizer_config.json", {"chat_template": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"}, "rendered"),
         ("tokenizer_config.json", {"chat_template": "{% for i in range(10**9) %}x{% endfor %}"}, "rendered"),
         ("tokenizer_config.json", {"chat_template": {"a": "b"}}, "rendered"),
@@ -179,6 +178,17 @@ def test_files_that_make_no_sense_say_so_and_whose_they_are(
     with pytest.raises(InvalidPlan, match=why) as caught:
         check_pair(teacher, student)
     assert caught.value.param == "student"
+
+
+def test_tokens_that_the_logits_do_not_reach_are_refused_after_what_differs(tmp_path: Path) -> None:
+    teacher, student = write_pair(tmp_path)
+    far = {"added_tokens": [{"id": 264, "content": "<far>"}]}
+    edit(student, "tokenizer.json", **far)
+    with pytest.raises(IncompatiblePair, match="vocabulary"):
+        check_pair(teacher, student)
+    edit(teacher, "tokenizer.json", **far)
+    with pytest.raises(InvalidPlan, match="logits end at 264"):
+        check_pair(teacher, student)
 
 
 def test_a_pair_with_half_of_its_files_here_is_checked_when_the_job_starts(
