@@ -32,7 +32,7 @@ from s2d.embedded.part import Command, Part
 from s2d.embedded.ports import claim_port, local_url
 from s2d.embedded.service import api_command
 from s2d.serve.engine import VllmEngine
-from s2d.serve.upstream import Gone, Limits, Upstream
+from s2d.serve.upstream import Gone, Limits, Pace, Upstream
 from s2d.services.context import open_context
 from s2d.settings import Settings
 from s2d.store import keys, students
@@ -126,7 +126,7 @@ async def measure(targets: list[Target], rounds: int) -> dict[int, dict[str, lis
     """By streams, by target. Each round begins with another target, and a first one warms up and is not kept."""
     found: dict[int, dict[str, list[Round]]] = {}
     # Each part as it comes: the client is not what is measured.
-    upstream = Upstream(LIMITS, moment_s=0.0)
+    upstream = Upstream(LIMITS, Pace(most_s=0.0))
     for streams in STREAMS:
         found[streams] = {target.name: [] for target in targets}
         for number in range(rounds + 1):

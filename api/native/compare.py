@@ -144,5 +144,8 @@ async def compare(
     at once. An arm that cannot answer has an `error`; the others answer."""
     fields = body.model_dump(mode="json", exclude_none=True, exclude={"job", "arms", "row", "n"})
     asked = fields.pop("messages") if body.row is None else body.row
-    work = service.compare(Services(ctx, chat, grading), body.job, asked, arms=body.arms, fields=fields, n=body.n or 1)
-    return Compared.of(body.job, await while_connected(request, work))
+    async with while_connected(request.receive):
+        found = await service.compare(
+            Services(ctx, chat, grading), body.job, asked, arms=body.arms, fields=fields, n=body.n or 1
+        )
+    return Compared.of(body.job, found)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from api.connected import while_connected
+from api.connected import EventStream, while_connected
 from api.deps import ChatDep, ContextDep
 from api.schemas import Id
 from s2d.serve import CHAT, TEXT, Endpoint, asked
@@ -72,7 +71,7 @@ async def _answer(
 ) -> Response:
     question = asked(body)
     if body.stream:
-        events = await while_connected(request, service.stream(ctx, chat, body.model, question, endpoint))
-        return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
-    whole = await while_connected(request, service.answer(ctx, chat, body.model, question, endpoint))
+        return EventStream(service.stream(ctx, chat, body.model, question, endpoint))
+    async with while_connected(request.receive):
+        whole = await service.answer(ctx, chat, body.model, question, endpoint)
     return Response(whole, media_type="application/json")

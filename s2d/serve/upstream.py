@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -21,9 +21,6 @@ import httptools
 
 #: Bytes that wait for the client before no more are read from the server.
 HIGH_WATER = 256 * 1024
-#: The moment: so long for each further answer that is being read, as one alone is best passed on at once, and at most
-#: less than a screen's picture lasts. All connections go on at the same ticks, one waking for all of them.
-MOMENT_S, MOST_S = 0.001, 0.010
 #: Idle connections are used again for so long; uvicorn closes them after five seconds.
 KEPT_S = 3.0
 
@@ -72,25 +69,33 @@ class Reply:
         self._pool.give_back(self._origin, self._connection)
 
 
-class _Pace:
-    """When connections go on reading."""
+@dataclass
+class Pace:
+    """How long the moment is. All connections go on at the same ticks, one waking for all of them.
 
-    def __init__(self, moment_s: float) -> None:
-        self.reading = 0
-        self._moment_s = moment_s
+    Args:
+        alone_s: for one answer that is being read.
+        each_s: so much more for each further one.
+        most_s: never more: less than a screen's picture lasts. With 0 each part is given as it comes.
+    """
+
+    alone_s: float = 0.004
+    each_s: float = 0.001
+    most_s: float = 0.015
+    reading: int = field(default=0, init=False)
 
     def after(self, now: float) -> float:
         """The next tick, seconds on the loop's clock; `now` for at once."""
-        moment_s = min((self.reading - 1) * self._moment_s, MOST_S)
+        moment_s = min(self.alone_s + (self.reading - 1) * self.each_s, self.most_s)
         return (now // moment_s + 1) * moment_s if moment_s else now
 
 
 class Upstream:
-    """The connections to servers. Belongs to one event loop. With `moment_s` 0 parts are given as they come."""
+    """The connections to servers. Belongs to one event loop."""
 
-    def __init__(self, limits: Limits, moment_s: float = MOMENT_S) -> None:
+    def __init__(self, limits: Limits, pace: Pace | None = None) -> None:
         self._limits = limits
-        self._pace = _Pace(moment_s)
+        self._pace = pace or Pace()
         self._idle: dict[Origin, list[_Connection]] = defaultdict(list)
 
     async def post(self, url: str, body: bytes, key: str | None = None) -> Reply:
@@ -164,7 +169,7 @@ def _head(path: str, host: str, length: int, key: str | None) -> bytes:
 class _Connection(asyncio.Protocol):
     """One request and answer after the other."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pace: _Pace) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, pace: Pace) -> None:
         self.heard_anything = False
         # The idle ones that it is among.
         self.home: list[_Connection] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ async def answer(ctx: Context, chat: Chat, student_id: str, asked: Asked, endpoi
 
 async def stream(
     ctx: Context, chat: Chat, student_id: str, asked: Asked, endpoint: Endpoint = CHAT
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The answer as server-sent events. Raises as `answer` does, before the first event."""
     return await chat.forwarder.stream(await _lease(ctx, chat, student_id), asked, endpoint)
 

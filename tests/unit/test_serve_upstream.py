@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2d.serve import upstream as module
-from s2d.serve.upstream import HIGH_WATER, MOMENT_S, Gone, Limits, Reply, Slow, Upstream
+from s2d.serve.upstream import HIGH_WATER, Gone, Limits, Pace, Reply, Slow, Upstream
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LIMITS = Limits(connect_s=5, first_byte_s=5, silence_s=5, total_s=30)
@@ -27,10 +27,9 @@ def asked(
     serve: Serve,
     read: Callable[[Reply], Awaitable[bytes]] = Reply.read,
     limits: Limits = LIMITS,
-    moment_s: float = MOMENT_S,
-    others: int = 0,
+    pace: Pace | None = None,
 ) -> bytes:
-    """What `read` makes of the server's answer, while so many others are read too."""
+    """What `read` makes of the server's answer."""
 
     async def main() -> bytes:
         async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -46,14 +45,13 @@ def asked(
         server = await asyncio.start_server(once, "127.0.0.1", 0)
         try:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/x"
-            upstream = Upstream(limits, moment_s)
-            upstream._pace.reading = others
+            upstream = Upstream(limits, pace)
             reply = await upstream.post(url, b"{}")
             try:
                 return await read(reply)
             finally:
                 reply.close()
-                assert upstream._pace.reading == others, "an answer that is over slows no other down"
+                assert not upstream._pace.reading, "an answer that is over slows no other down"
         finally:
             server.close()
 
@@ -249,10 +247,7 @@ def test_old_connections_are_not_trusted(monkeypatch: pytest.MonkeyPatch) -> Non
     assert conversation(answers, ask) == 2
 
 
-def test_tokens_that_come_together_are_passed_together_but_the_first_never_waits(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "MOST_S", 1.0)
+def test_tokens_that_come_together_are_passed_together_but_the_first_never_waits() -> None:
     heard = asyncio.Event()
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -274,25 +269,31 @@ def test_tokens_that_come_together_are_passed_together_but_the_first_never_waits
         assert time.monotonic() - began > 0.3
         return first + second + await reply.part()
 
-    assert asked(serve, read, moment_s=1.0, others=1) == b"012345678"
+    assert asked(serve, read, pace=Pace(1.0, most_s=1.0)) == b"012345678"
 
 
-def test_one_who_wants_the_whole_answer_waits_for_no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_S", 60.0)
+def test_one_who_wants_the_whole_answer_waits_for_no_tick() -> None:
     pieces = [CHUNKED + chunk(b"0"), *(chunk(b"%d" % n) for n in range(1, 8)), b"0\r\n\r\n"]
-    assert asked(says(*pieces, pause_s=0.02), moment_s=60.0, others=1) == b"01234567"
+    assert asked(says(*pieces, pause_s=0.02), pace=Pace(60.0, most_s=60.0)) == b"01234567"
 
 
-def test_an_answer_that_is_alone_is_passed_on_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_S", 60.0)
+def test_the_moment_grows_with_the_answers_that_are_read_and_has_an_end() -> None:
+    pace = Pace(alone_s=4.0, each_s=1.0, most_s=10.0)
+    found = []
+    for pace.reading in (1, 2, 7, 8, 100):
+        found.append(pace.after(1000.5) // 1)
+    # The first tick after it: multiples of 4, 5, 10 and 10 seconds.
+    assert found == [1004, 1005, 1010, 1010, 1010]
 
+
+def test_parts_can_be_had_as_they_come() -> None:
     async def read(reply: Reply) -> bytes:
         parts = [part async for part in _parts(reply)]
-        assert len(parts) > 1
+        assert len(parts) > 4
         return b"".join(parts)
 
     pieces = [CHUNKED + chunk(b"0"), *(chunk(b"%d" % n) for n in range(1, 8)), b"0\r\n\r\n"]
-    assert asked(says(*pieces, pause_s=0.05), read, moment_s=60.0) == b"01234567"
+    assert asked(says(*pieces, pause_s=0.05), read, pace=Pace(most_s=0.0)) == b"01234567"
 
 
 async def _parts(reply: Reply) -> AsyncIterator[bytes]:
