@@ -44,8 +44,7 @@ bench-paper: $(READY)
 
 # Memory and times of real stages beside what the planner says.
 bench-planner: $(READY)
-	$(BIN)/python -m benchmarks.planner.memory
-	$(BIN)/python -m benchmarks.planner.times
+	$(BIN)/python -m benchmarks.planner
 
 # 100 jobs under random faults; SOAK="--jobs 20 --seed 7" for another one.
 soak: $(READY)

@@ -1,4 +1,4 @@
-"""The grid: one stage a cell, with models and settings that let one item of its memory after the other stand out."""
+"""The grids: one stage a cell. `GRID` lets one item of memory after the other stand out; `TIMED` has many sizes."""
 
 from __future__ import annotations
 
@@ -121,4 +121,25 @@ GRID = (
     Cell("evaluation untied", "evaluate", MIDDLE, FLAT, 32_768, 16, 8, 16, family="llama", tied=False, top_p=0.8),
     # The cache beside optimizer states, in small micro-batches.
     Cell("cache in training", "teacher_rl", NARROW, FLAT, 2048, prompt=32, completion=96, sequences=64, micro=4),
+)
+
+TIMED = (
+    Cell("rl tiny", "student_rl", FLAT, FLAT, 2048, prompt=16, completion=16, sequences=16, micro=16, steps=12),
+    Cell("rl deep", "teacher_rl", NARROW, FLAT, 2048, prompt=16, completion=32, sequences=16, micro=16, steps=6),
+    Cell("rl middle", "teacher_rl", MIDDLE, FLAT, 4096, prompt=32, completion=32, sequences=16, micro=8, steps=6),
+    Cell("rl wide", "teacher_rl", WIDE, FLAT, 4096, prompt=32, completion=24, sequences=16, micro=16, steps=5),
+    Cell("rl large", "teacher_rl", LARGE, FLAT, 4096, prompt=32, completion=24, sequences=8, micro=8, steps=4),
+    Cell("rl adapters", "teacher_rl", MIDDLE, FLAT, 4096, 32, 32, 16, 8, lora=True, steps=6),
+    Cell("rl checkpointed", "teacher_rl", MIDDLE, FLAT, 4096, 32, 32, 16, 8, checkpointing=True, steps=6),
+    Cell("warmup tiny", "warmup", MIDDLE, FLAT, 2048, prompt=16, completion=32, sequences=16, micro=16, steps=12),
+    Cell("warmup middle", "warmup", LARGE, MIDDLE, 4096, prompt=32, completion=32, sequences=16, micro=8, steps=5),
+    Cell("warmup wide", "warmup", WIDE, MIDDLE, 4096, prompt=32, completion=48, sequences=16, micro=16, steps=5),
+    Cell("opd tiny", "opd", MIDDLE, FLAT, 2048, prompt=16, completion=32, sequences=16, micro=16, steps=10),
+    Cell("opd middle", "opd", LARGE, MIDDLE, 4096, prompt=32, completion=32, sequences=16, micro=8, steps=5),
+    Cell("opd deep", "opd", MIDDLE, NARROW, 2048, prompt=32, completion=48, sequences=16, micro=16, steps=5),
+    Cell("rollouts middle", "teacher_rollouts", MIDDLE, FLAT, 4096, prompt=32, completion=96, sequences=64),
+    Cell("rollouts deep", "teacher_rollouts", NARROW, FLAT, 2048, prompt=32, completion=160, sequences=48),
+    Cell("rollouts large", "teacher_rollouts", LARGE, FLAT, 4096, prompt=32, completion=64, sequences=32),
+    Cell("evaluation", "evaluate", MIDDLE, FLAT, 4096, prompt=32, completion=48, sequences=64, top_p=0.8),
+    Cell("evaluation large", "evaluate", LARGE, MIDDLE, 4096, prompt=32, completion=32, sequences=32, top_p=0.8),
 )

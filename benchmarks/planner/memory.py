@@ -1,26 +1,15 @@
-"""Predicted peaks of memory against measured ones: `python -m benchmarks.planner.memory` (make bench-planner).
-
-Each cell of the grid is a stage's process of its own; its peak is what the stage itself reports (`s2d.stages.peak`).
-"""
+"""Predicted peaks of memory against measured ones; a peak is what the stage itself reports (`s2d.stages.peak`)."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from benchmarks.output import publish
 from s2d.plan.document import Lora, Model, Sampling
 from s2d.plan.machine import Hardware
 from s2d.plan.memory import GIB, Memory, Work, bounds, training
 from s2d.plan.sizing import Drawing
 
-RESULTS = Path(__file__).parents[1] / "results"
 #: As close as the planner has to be, a share of what was measured.
 CLOSE = 0.15
 
@@ -75,16 +64,12 @@ def judged(row: Row) -> Row:
     }
 
 
-def to_markdown(document: Row) -> str:
-    cells = document["cells"]
+def to_markdown(cells: Sequence[Row]) -> list[str]:
     worst = max(cells, key=lambda cell: abs(cell["error"]))
     close, held = (sum(test(cell) for cell in cells) for test in (_close, _held))
     lines = [
-        "# The planner's memory against measured peaks",
-        "",
-        f"`make bench-planner`, {document['made_at'][:10]}, {document['machine']}: one stage's process a row, models "
-        f"with random weights. {close} of {len(cells)} expected peaks are within {CLOSE:.0%} of the measured; worst "
-        f"is {worst['cell']} with {worst['error']:+.1%}. The range holds {held}.",
+        f"{close} of {len(cells)} expected peaks are within {CLOSE:.0%} of the measured; worst is {worst['cell']} with "
+        f"{worst['error']:+.1%}. The range holds {held}.",
         "",
         "| cell | stage | measured, GiB | expected, GiB | error | made of, GiB |",
         "| --- | --- | ---: | ---: | ---: | --- |",
@@ -97,7 +82,7 @@ def to_markdown(document: Row) -> str:
             f"| {cell['cell']} | {cell['stage']} | {cell['measured_gib']:.2f} | {cell['expected_gib']:.2f} | "
             f"{cell['error']:+.1%} | {items} |"
         )
-    return "\n".join([*lines, ""])
+    return lines
 
 
 def _close(cell: Row) -> bool:
@@ -107,38 +92,3 @@ def _close(cell: Row) -> bool:
 def _held(cell: Row) -> bool:
     held: bool = cell["held"]
     return held
-
-
-def run(names: Sequence[str]) -> list[Row]:
-    """Measure the cells of these names, all where none is given."""
-    # With torch and transformers, which who only judges need not load.
-    from benchmarks.planner.cells import GRID
-    from benchmarks.planner.measure import run_cell
-
-    rows = []
-    cells = [cell for cell in GRID if not names or cell.name in names]
-    for number, cell in enumerate(cells, 1):
-        rows.append(run_cell(cell))
-        told = f"{rows[-1]['measured_peak_gib']:.2f} GiB measured, {error(rows[-1]):+.1%}"
-        print(f"{number} of {len(cells)}: {cell.name}, {told}", file=sys.stderr, flush=True)
-    return rows
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=RESULTS / "planner")
-    parser.add_argument("--cell", action="append", default=[], help="measure this one; again for more")
-    parser.add_argument("--judge", type=Path, help="judge the rows of this file again, and run nothing")
-    arguments = parser.parse_args()
-    rows = json.loads(arguments.judge.read_text())["rows"] if arguments.judge else run(arguments.cell)
-    document = {
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.machine(),
-        "cells": [judged(row) for row in rows],
-        "rows": rows,
-    }
-    publish(document, to_markdown(document), arguments.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -25,8 +25,8 @@ CACHE_TRAFFIC = 3.0
 #: AdamW in fp32 reads weight, gradient and both moments and writes three of them; clipping reads the gradient twice and
 #: writes it. Bytes a parameter.
 OPTIMIZER_TRAFFIC = 40.0
-#: Around what a probe lets expect. Assumed, until `benchmarks.planner.times` has been run on a quiet machine: 80 % of
-#: stages lie between the expected time divided by this and multiplied with it.
+#: Around what a probe lets expect: 80 % of stages lie between the expected time divided by this and multiplied with it.
+#: It held 18 of 18 real ones on a machine of two cores, see benchmarks/results/planner.md.
 PROBED = Factor(middle=1.0, spread=1.6)
 CERTAIN = Factor(middle=1.0, spread=1.0)
 

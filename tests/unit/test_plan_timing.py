@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan_pair import CPU, config, policy, write_model, write_pair
 
+from benchmarks.planner.times import judged
 from s2d.errors import InvalidPlan
 from s2d.plan.calibration import LEAST_SPREAD, Ran, calibrate, middle_of, ratio
 from s2d.plan.document import Plan, Training
@@ -30,6 +32,7 @@ from s2d.runner.layout import JobLayout
 from s2d.runner.observed import remember
 from s2d.runner.task import StageResult
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 GPU = Hardware(device="cuda", devices=1, memory_gib=80, cpu_threads=8, name="H100", tflops=989, bandwidth_gbs=3350)
 BIG, SMALL = (read_model(f"Qwen/Qwen3-{size}", ModelPolicy(allow_hub=False)) for size in ("8B", "1.7B"))
 RATES = Rates(
@@ -298,3 +301,9 @@ def test_a_machine_that_cannot_be_looked_at_does_not_fail_the_job(
     plan = plan_on(tmp_path)
     remember(tmp_path, plan, job(tmp_path, plan))
     assert "could not be kept" in caplog.text
+
+
+def test_the_ranges_hold_what_stages_took() -> None:
+    stored = json.loads((RESULTS / "planner.json").read_text())["times"]
+    found = judged(Rates.model_validate(stored["rates"]), stored["rows"])
+    assert min(found["coverage_probe"], found["coverage_after_others"]) >= 0.7
