@@ -22,10 +22,10 @@ demo: $(READY)
 	$(BIN)/s2d demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not vllm' --ignore tests/faults -n 3 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not vllm' --ignore tests/faults -n 2 --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m 'slow and not vllm' --ignore tests/faults -n 3 --dist loadfile
+	$(BIN)/python -m pytest -m 'slow and not vllm' --ignore tests/faults -n 2 --dist loadfile
 
 # vLLM pins other versions of what we use, so it has an environment of its own; this is its build for CPUs.
 $(VLLM)/.ready:
@@ -52,7 +52,7 @@ soak: $(READY)
 
 # The rows of docs/faults.md; the databases are SQLite and PostgreSQL.
 test-faults: $(READY)
-	$(BIN)/python -m pytest tests/faults -n 3 --dist loadfile
+	$(BIN)/python -m pytest tests/faults -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

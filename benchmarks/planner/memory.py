@@ -7,7 +7,7 @@ from typing import Any
 
 from s2d.plan.document import Lora, Model, Sampling
 from s2d.plan.machine import Hardware
-from s2d.plan.memory import GIB, Memory, Work, bounds, training
+from s2d.plan.memory import GIB, Memory, Way, Work, bounds, training
 from s2d.plan.sizing import Drawing
 
 #: As close as the planner has to be, a share of what was measured.
@@ -36,7 +36,7 @@ def expected(row: Row) -> Memory:
         measures_kl=row["stage"] == "warmup",
     )
     lora = Lora.model_validate(plan["lora"]) if plan["lora"] else None
-    return training(work, machine, lora, batch, plan["gradient_checkpointing"])
+    return training(work, machine, Way(lora, plan.get("sharded", False)), batch, plan["gradient_checkpointing"])
 
 
 def _model(sizes: Row) -> Model:

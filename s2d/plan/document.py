@@ -133,6 +133,7 @@ class Alternative(Frozen):
     """A way to train a stage, with the largest micro-batch that fits, or the smallest where none does."""
 
     lora: bool
+    sharded: bool = False
     gradient_checkpointing: bool
     per_device_batch_size: int = Field(ge=1)
     memory_gib: float = Field(gt=0, description="Expected peak per device.")
@@ -181,6 +182,10 @@ class Training(StageBase):
     dtype: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
     lora: Lora | None = None
+    sharded: bool = Field(
+        default=False,
+        description="Each device keeps its share of the weights, gradients and optimizer states (FSDP).",
+    )
     alternatives: tuple[Alternative, ...] = Field(
         description="What was open to this stage, cheapest first: the first that fits was taken, unless it fits only "
         "in micro-batches so small that recomputing is better."

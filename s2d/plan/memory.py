@@ -52,6 +52,13 @@ class Memory(NamedTuple):
         return sum(self)
 
 
+class Way(NamedTuple):
+    """What of a model is trained, and whether the devices share its states."""
+
+    lora: Lora | None = None
+    sharded: bool = False
+
+
 class Saved(NamedTuple):
     """Bytes that autograd keeps of one token in one layer, for each element of these widths.
 
@@ -119,10 +126,10 @@ class Work:
     vllm: bool = False
 
 
-def training(work: Work, hardware: Hardware, lora: Lora | None, batch: int, checkpoint: bool) -> Memory:
+def training(work: Work, hardware: Hardware, way: Way, batch: int, checkpoint: bool) -> Memory:
     """The largest phase of a training stage with these settings."""
-    there = states(work, hardware, lora)
-    phases = [*_updating(there, work, hardware, lora, batch, checkpoint)]
+    there = states(work, hardware, way)
+    phases = [*_updating(there, work, hardware, way, batch, checkpoint)]
     if work.generates and not work.vllm:
         phases += _drawing(there, work, hardware, work.sequences)
     if work.measures_kl:
@@ -163,9 +170,12 @@ def bounds(memory: Memory, hardware: Hardware) -> tuple[float, float]:
     return memory.total - slack, memory.total + slack
 
 
-def states(work: Work, hardware: Hardware, lora: Lora | None) -> Memory:
+def states(work: Work, hardware: Hardware, way: Way) -> Memory:
     """What is there from the first step on, whatever is computed: weights, optimizer, other models, engine, runtime."""
-    size, parameters = BYTES[dtype_for(hardware)], trained(work.model, lora)
+    if way.sharded:
+        return _shares(work, hardware)
+    size, lora = BYTES[dtype_for(hardware)], way.lora
+    parameters = trained(work.model, lora)
     weights = FP32 * parameters + (size * work.model.parameters if lora else 0)
     if lora is None and size < FP32:
         # Autocast keeps a half-precision copy of every matrix that it has used, until the pass is over.
@@ -184,17 +194,34 @@ def states(work: Work, hardware: Hardware, lora: Lora | None) -> Memory:
     )
 
 
+def _shares(work: Work, hardware: Hardware) -> Memory:
+    """`states` with fp32 weights and optimizer shared among the devices.
+
+    Between the first rollout of a step and the end of backward each device has all weights in the dtype that computes;
+    a model that is never trained stays like that, beside its own share.
+    """
+    size, share = BYTES[dtype_for(hardware)], 1.0 / hardware.devices
+    frozen = sum(model.parameters for model in work.frozen) + (work.model.parameters if work.reference else 0)
+    return Memory(
+        weights=work.model.parameters * (FP32 * share + size),
+        optimizer=MOMENT_BYTES * work.model.parameters * share,
+        teacher=size * frozen * (1.0 + share),
+        runtime=CONSTANTS[hardware.device].runtime,
+    )
+
+
 def _drawing(there: Memory, work: Work, hardware: Hardware, sequences: int) -> tuple[Memory, Memory]:
     """Rollouts with the model that trains; its gradients are gone by then."""
     return _generating(there, work.model, hardware, sequences, work.tokens, work.prompt, nucleus=False)
 
 
 def _updating(
-    there: Memory, work: Work, hardware: Hardware, lora: Lora | None, batch: int, checkpoint: bool
+    there: Memory, work: Work, hardware: Hardware, way: Way, batch: int, checkpoint: bool
 ) -> Iterator[Memory]:
     """The teacher's pass, the beginning of backward with all activations, and its end with all gradients."""
-    model = work.model
-    whole = float(FP32 * trained(model, lora))
+    model, lora = work.model, way.lora
+    # Shared gradients are exchanged after each micro-batch, so that no device ever has all of them.
+    whole = FP32 * trained(model, lora) / (hardware.devices if way.sharded else 1)
     # The head's gradient is there first; a tied embedding adds its own to it at the end.
     head = 0.0 if lora else float(FP32 * _embeddings(model))
     tied = head if model.tied_embeddings else 0.0
@@ -204,7 +231,11 @@ def _updating(
         read = prefill_bytes(teacher, batch, work.tokens, hardware)
         yield there._replace(gradients=before, activations=kept + read)
     yield there._replace(gradients=before + head, activations=kept, logits=tile_bytes(work, hardware, batch))
-    yield there._replace(gradients=there.gradients + whole + (2 * tied if batch < work.sequences else tied))
+    last = 2 * tied if batch < work.sequences else tied
+    if way.sharded:
+        # Those of the embeddings are exchanged together.
+        last = head if model.tied_embeddings else 2 * head
+    yield there._replace(gradients=there.gradients + whole + last)
 
 
 def _judging(there: Memory, work: Work) -> Memory:

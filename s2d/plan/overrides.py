@@ -53,6 +53,9 @@ class TrainingOverrides(SamplingOverrides):
         default=None, ge=1, description="Sequences in one forward pass on one device."
     )
     gradient_checkpointing: bool | None = None
+    sharded: bool | None = Field(
+        default=None, description="Share weights, gradients and optimizer states among the devices (FSDP)."
+    )
     save_every: int | None = Field(default=None, ge=1, description="Steps between checkpoints.")
 
 

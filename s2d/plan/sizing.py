@@ -13,9 +13,9 @@ from typing import Any
 
 from s2d.errors import InvalidPlan
 from s2d.plan import memory
-from s2d.plan.document import Alternative, Lora, MemoryItem, Model, Range, Sampling
+from s2d.plan.document import Alternative, MemoryItem, Model, Range, Sampling
 from s2d.plan.machine import Hardware
-from s2d.plan.memory import GIB, Memory, Work
+from s2d.plan.memory import GIB, Memory, Way, Work
 
 #: The part of a device that a plan fills; the rest is the allocator's.
 USABLE = 0.92
@@ -34,24 +34,24 @@ class Fit:
 
     per_device_batch_size: int
     gradient_checkpointing: bool
-    lora: Lora | None
+    way: Way
     memory: Memory
 
 
 def fit(
     work: Work,
     hardware: Hardware,
-    loras: tuple[Lora | None, ...],
+    ways: tuple[Way, ...],
     batch_size: int | None = None,
     checkpointing: bool | None = None,
 ) -> Fit | None:
-    """The first settings that fit: full before LoRA, large batches, checkpointing only where it is needed.
+    """The first settings that fit: large batches, checkpointing only where it is needed.
 
-    `loras` are the allowed choices in order; `batch_size` and `checkpointing` fix a setting. None if nothing fits.
+    `ways` are the allowed ones in order; `batch_size` and `checkpointing` fix a setting. None if nothing fits.
     """
-    for lora in loras:
+    for way in ways:
         for checkpoint in _checkpointing(checkpointing):
-            found = _largest(work, hardware, lora, batch_size, checkpoint)
+            found = _largest(work, hardware, way, batch_size, checkpoint)
             few = found is not None and found.per_device_batch_size < min(WORTH_NO_CHECKPOINTING, work.sequences)
             recompute = few and not checkpoint and checkpointing is None and batch_size is None
             if found is not None and not recompute:
@@ -64,14 +64,14 @@ def _checkpointing(asked: bool | None) -> tuple[bool, ...]:
 
 
 @lru_cache(KEPT)
-def _largest(work: Work, hardware: Hardware, lora: Lora | None, batch: int | None, checkpoint: bool) -> Fit | None:
+def _largest(work: Work, hardware: Hardware, way: Way, batch: int | None, checkpoint: bool) -> Fit | None:
     """With the largest micro-batch that fits, or with the one that is asked for."""
-    if over_gib(memory.states(work, hardware, lora), hardware):
+    if over_gib(memory.states(work, hardware, way), hardware):
         return None
     for size in _batches(work.sequences) if batch is None else (batch,):
-        peak = memory.training(work, hardware, lora, size, checkpoint)
+        peak = memory.training(work, hardware, way, size, checkpoint)
         if over_gib(peak, hardware) == 0.0:
-            return Fit(size, checkpoint, lora, peak)
+            return Fit(size, checkpoint, way, peak)
     return None
 
 
@@ -84,21 +84,22 @@ def _batches(sequences: int) -> Iterator[int]:
 def alternatives(
     work: Work,
     hardware: Hardware,
-    loras: tuple[Lora | None, ...],
+    ways: tuple[Way, ...],
     batch_size: int | None,
     checkpointing: bool | None,
 ) -> tuple[Alternative, ...]:
     """All ways that were open to the stage, cheapest first, each with its largest micro-batch that fits, else 1."""
     found = []
-    for lora in loras:
+    for way in ways:
         for checkpoint in _checkpointing(checkpointing):
             size, peak = batch_size or 1, None
-            if fitting := _largest(work, hardware, lora, batch_size, checkpoint):
+            if fitting := _largest(work, hardware, way, batch_size, checkpoint):
                 size, peak = fitting.per_device_batch_size, fitting.memory
-            peak = peak or memory.training(work, hardware, lora, size, checkpoint)
+            peak = peak or memory.training(work, hardware, way, size, checkpoint)
             found.append(
                 Alternative(
-                    lora=lora is not None,
+                    lora=way.lora is not None,
+                    sharded=way.sharded,
                     gradient_checkpointing=checkpoint,
                     per_device_batch_size=size,
                     memory_gib=_gib(peak.total),
@@ -125,15 +126,13 @@ def _gib(size: float) -> float:
     return round(size / GIB, 3)
 
 
-def refuse(
-    work: Work, hardware: Hardware, loras: tuple[Lora | None, ...], stage: str, asked: dict[str, Any]
-) -> InvalidPlan:
+def refuse(work: Work, hardware: Hardware, ways: tuple[Way, ...], stage: str, asked: dict[str, Any]) -> InvalidPlan:
     """The error for a stage that fits in no way with what was asked for: by how much it misses, and what would do."""
     batch, checkpoint = asked.get("per_device_batch_size", 1), asked.get("gradient_checkpointing", True)
-    least = memory.bounds(memory.training(work, hardware, loras[-1], batch, checkpoint), hardware)[1] / GIB
-    states = memory.states(work, hardware, loras[-1]).total / GIB
+    least = memory.bounds(memory.training(work, hardware, ways[-1], batch, checkpoint), hardware)[1] / GIB
+    states = memory.states(work, hardware, ways[-1]).total / GIB
     advice = ["a smaller model", "fewer max_completion_tokens", "fewer sequences in a step"]
-    if loras[-1] is None:
+    if ways[-1].lora is None:
         advice.insert(0, "lora")
     if asked:
         advice.insert(0, "another value there")

@@ -148,7 +148,7 @@ def _grpo(
         # Dr. GRPO is without the standard deviation as well (arXiv 2503.20783).
         given = {"scale_rewards": "none", **given}
     steps = _steps(given, steps or defaults.grpo_steps(labels, step.rows))
-    rates = defaults.learning_rates(model, lora=step.fit.lora is not None)
+    rates = defaults.learning_rates(model, lora=step.fit.way.lora is not None)
     rate = rates.student_rl if kind == "student_rl" else rates.grpo
     passes = steps * step.rows / labels
     return Grpo(
@@ -201,7 +201,7 @@ def _warmup(setting: Setting, rollouts: TeacherRollouts) -> Warmup:
     if most < steps:
         # Only the cap was given: the planner's own number of steps yields to it.
         steps = most
-    lora = step.fit.lora is not None
+    lora = step.fit.way.lora is not None
     rate = defaults.learning_rates(setting.student, lora=lora).warmup
     return Warmup(
         **common(
@@ -229,7 +229,7 @@ def _opd(setting: Setting) -> Opd:
     step = choose_step(setting, "opd", work, _sequences(given, setting.bridge_prompts), overrides)
     steps = _steps(given, defaults.opd_steps(setting.bridge_prompts, step.sequences))
     optim = {
-        "learning_rate": defaults.learning_rates(setting.student, lora=step.fit.lora is not None).opd,
+        "learning_rate": defaults.learning_rates(setting.student, lora=step.fit.way.lora is not None).opd,
         "weight_decay": defaults.OPD_WEIGHT_DECAY,
     }
     roles: tuple[str, str] = ("warmup_student", "opd_student")

@@ -11,7 +11,7 @@ from s2d.plan.defaults import derive_seed
 from s2d.plan.document import Alternative, Estimate, LabelAllocation, Lora, Model, Optim, Range, Sampling
 from s2d.plan.gates import Gates
 from s2d.plan.machine import Hardware
-from s2d.plan.memory import Work, dtype_for
+from s2d.plan.memory import Way, Work, dtype_for
 from s2d.plan.names import StageKind
 from s2d.plan.overrides import TrainingOverrides
 from s2d.plan.request import PlanRequest
@@ -23,7 +23,7 @@ LATER = Range(low=0, high=0)
 _OPTIM = tuple(Optim.model_fields)
 _SAMPLING = tuple(Sampling.model_fields)
 #: Settings of a stage that decide what fits, beside the rows of a step.
-_MEMORY = ("per_device_batch_size", "gradient_checkpointing", "group_size")
+_MEMORY = ("per_device_batch_size", "gradient_checkpointing", "sharded", "group_size")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class Rows:
 
 
 def choose_step(setting: Setting, kind: StageKind, work: Work, rows: Rows, overrides: TrainingOverrides | None) -> Step:
-    """The largest step that fits; full fine-tuning with enough rows, then LoRA, then fewer rows.
+    """The largest step that fits: all weights with enough rows, shared among devices if need be, then LoRA, then fewer
+    rows.
 
     `work.sequences` is ignored: it follows from the rows tried.
 
@@ -96,6 +97,7 @@ def choose_step(setting: Setting, kind: StageKind, work: Work, rows: Rows, overr
     devices = setting.hardware.devices
     batch = overrides.per_device_batch_size if overrides else None
     checkpointing = overrides.gradient_checkpointing if overrides else None
+    ways = _ways(setting, kind, overrides)
     candidates = _candidates(kind, rows, devices)
     usable = [n for n in candidates if batch is None or (n * rows.group // devices) % batch == 0]
     if not usable:
@@ -107,14 +109,46 @@ def choose_step(setting: Setting, kind: StageKind, work: Work, rows: Rows, overr
         )
     few = [n for n in usable if n < rows.enough] if rows.asked is None else []
     for some in ([n for n in usable if n not in few], few):
-        for lora in setting.loras:
+        for way in ways:
             for n in some:
                 sized = replace(work, sequences=n * rows.group // devices)
-                if found := fit(sized, setting.hardware, (lora,), batch, checkpointing):
-                    tried = alternatives(sized, setting.hardware, setting.loras, batch, checkpointing)
+                if found := fit(sized, setting.hardware, (way,), batch, checkpointing):
+                    tried = alternatives(sized, setting.hardware, ways, batch, checkpointing)
                     return Step(n, rows.group, found, devices, tried)
     smallest = replace(work, sequences=usable[-1] * rows.group // devices)
-    raise refuse(smallest, setting.hardware, setting.loras, kind, _asked(setting, rows, overrides))
+    raise refuse(smallest, setting.hardware, ways, kind, _asked(setting, rows, overrides))
+
+
+def _ways(setting: Setting, kind: StageKind, overrides: TrainingOverrides | None) -> tuple[Way, ...]:
+    """The allowed ones, in order of preference.
+
+    Raises:
+        InvalidPlan: sharding is asked for where it is not possible.
+    """
+    asked = overrides.sharded if overrides else None
+    against = _against_sharding(setting, overrides.given() if overrides else {})
+    if asked and against:
+        raise InvalidPlan(f"stages.{kind}.sharded {against}.", param=f"stages.{kind}.sharded")
+    whole = () if asked else tuple(Way(lora) for lora in setting.loras)
+    if asked is False or against:
+        return whole
+    # LoRA trains other weights, so it comes last.
+    return (*(way for way in whole if way.lora is None), Way(sharded=True), *(way for way in whole if way.lora))
+
+
+def _against_sharding(setting: Setting, given: dict[str, Any]) -> str | None:
+    """Why this stage cannot be sharded; None where it can."""
+    if setting.hardware.devices == 1:
+        return "needs two devices or more"
+    if None not in setting.loras:
+        return "is for training all weights, and the request asks for LoRA"
+    if setting.vllm:
+        return "does not go with rollout_engine vllm"
+    # They run parts of a model on their own, outside of where its weights are gathered.
+    for name in ("extrapolate", "score_once"):
+        if given.get(name):
+            return f"does not go with {name}"
+    return "does not go with token_share under 1" if given.get("token_share", 1.0) < 1.0 else None
 
 
 def _asked(setting: Setting, rows: Rows, overrides: TrainingOverrides | None) -> dict[str, Any]:
@@ -170,7 +204,8 @@ def common(
         "gradient_accumulation": step.accumulation,
         "dtype": dtype_for(setting.hardware),
         "gradient_checkpointing": step.fit.gradient_checkpointing,
-        "lora": step.fit.lora,
+        "lora": step.fit.way.lora,
+        "sharded": step.fit.way.sharded,
         "save_every": given.get("save_every", max(1, min(50, steps // 4))),
         "alternatives": step.alternatives,
         "estimate": Estimate(tokens=LATER, seconds=LATER, **told(step.fit.memory, setting.hardware)),
@@ -192,12 +227,14 @@ def sampling(default: Sampling, given: dict[str, Any]) -> Sampling:
 
 
 def why_fit(setting: Setting, step: Step, work: Work) -> str:
-    """Why this stage is trained with or without adapters."""
-    if step.fit.lora is None:
+    """Why this stage is trained with or without adapters, or with shared states."""
+    if step.fit.way.sharded:
+        return f"all weights are trained, their states shared among {step.devices} devices (FSDP)."
+    if step.fit.way.lora is None:
         return "all weights are trained."
     if setting.request.lora is not None:
         return "LoRA, as asked."
-    full = [one for one in step.alternatives if not one.lora][-1]
+    full = min((one for one in step.alternatives if not one.lora), key=lambda one: one.memory_gib)
     return (
         f"LoRA, because full fine-tuning would need about {full.memory_gib:.0f} GiB per device "
         f"({state_gib(work.model):.0f} of it for weights, gradients and AdamW) and "

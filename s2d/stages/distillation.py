@@ -14,15 +14,17 @@ from trl import DistillationConfig, DistillationTrainer
 
 from s2d.stages.runtime import StageRuntime
 from s2d.stages.tokens import entropy_and_kl, informative, kept_tokens
-from s2d.stages.training import trainer_arguments
+from s2d.stages.training import exact_gradients, trainer_arguments
 
 FORWARD, REVERSE = 0.0, 1.0
 """TRL's `beta`: 0 is KL(teacher ‖ student), 1 is KL(student ‖ teacher)."""
 
 
 def config(runtime: StageRuntime, steps: int, beta: float) -> DistillationConfig:
-    arguments = trainer_arguments(runtime, steps)
-    return DistillationConfig(**{**arguments, "max_completion_length": prefix_tokens(runtime)}, beta=beta)
+    shared = trainer_arguments(runtime, steps)
+    arguments = DistillationConfig(**{**shared, "max_completion_length": prefix_tokens(runtime)}, beta=beta)
+    exact_gradients(arguments)
+    return arguments
 
 
 def prefix_tokens(runtime: StageRuntime) -> int:

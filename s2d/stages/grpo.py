@@ -16,7 +16,7 @@ from s2d.stages.labels import check_account
 from s2d.stages.models import tokenizer_of
 from s2d.stages.rewards import VerifierReward
 from s2d.stages.runtime import StageRuntime
-from s2d.stages.training import lora_config, student_model, train, trainer_arguments
+from s2d.stages.training import exact_gradients, lora_config, student_model, train, trainer_arguments
 from s2d.verifiers.pool import GradingPool
 
 
@@ -43,7 +43,7 @@ def run(runtime: StageRuntime) -> StageResult:
 
 def config(runtime: StageRuntime) -> GRPOConfig:
     stage: Grpo = runtime.stage
-    return GRPOConfig(
+    arguments = GRPOConfig(
         **trainer_arguments(runtime, stage.steps),
         num_generations=stage.group_size,
         loss_type=stage.loss_type,
@@ -54,3 +54,5 @@ def config(runtime: StageRuntime) -> GRPOConfig:
         # The unbiased gradient of the reverse KL, also when the rollouts are a step old.
         use_bias_correction_kl=True,
     )
+    exact_gradients(arguments)
+    return arguments

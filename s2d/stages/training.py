@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback, TrainingArguments
 
 from s2d.plan.document import Training
 from s2d.runner.task import StageResult
@@ -54,6 +55,7 @@ def trainer_arguments(runtime: StageRuntime, steps: int) -> dict[str, Any]:
         "use_cpu": plan.hardware.device == "cpu",
         "bf16": stage.dtype == "bfloat16",
         "gradient_checkpointing": stage.gradient_checkpointing,
+        **_sharding(stage),
         **_vllm(runtime),
         "save_strategy": "steps",
         "save_steps": stage.save_every,
@@ -65,6 +67,29 @@ def trainer_arguments(runtime: StageRuntime, steps: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_pin_memory": plan.hardware.device == "cuda",
     }
+
+
+def _sharding(stage: Training) -> dict[str, Any]:
+    """FSDP2: fp32 weights, their gradients and the optimizer's states are shared among the processes.
+
+    Weights stay gathered from the first rollout of a step to the end of backward: to gather them for each token that is
+    drawn would cost more than the memory is worth. Gradients are exchanged after each micro-batch, else each process
+    would have all of them.
+    """
+    if not stage.sharded:
+        return {}
+    return {
+        "fsdp": True,
+        "fsdp_config": {"reshard_after_forward": False},
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
+    }
+
+
+def exact_gradients(arguments: TrainingArguments) -> None:
+    """Let sharded stages exchange gradients in fp32, as the others do: accelerate would in bf16."""
+    if arguments.fsdp and arguments.bf16:
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        arguments.fsdp_plugin_args["mixed_precision_policy"] = policy
 
 
 def _vllm(runtime: StageRuntime) -> dict[str, Any]:
@@ -97,6 +122,20 @@ def _load(runtime: StageRuntime, role: Any, dtype: str) -> PreTrainedModel:
     # With several processes accelerate places the model; until then it stays in host memory.
     device = "cpu" if runtime.plan.hardware.devices > 1 or runtime.plan.hardware.device == "cpu" else "cuda:0"
     return load_model(runtime.task.models[role], dtype=dtype, device=device, revision=revision_of(runtime.plan, role))
+
+
+def whole_model(trainer: Any, stage: Training) -> Any:
+    """The trained model with all of its weights, in the first process; every process must ask."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not stage.sharded:
+        return model
+    weights = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.accelerator.is_main_process:
+        return None
+    whole = AutoModelForCausalLM.from_config(model.config)
+    whole.load_state_dict(weights)
+    whole.generation_config = model.generation_config
+    return whole
 
 
 def lora_config(stage: Training) -> Any:
@@ -153,8 +192,9 @@ def train(
     whole = trainer.state.global_step >= trainer.args.max_steps or done()
     if runtime.stop_requested and not whole:
         raise Interrupted
+    trained = whole_model(trainer, runtime.stage)
     if trainer.accelerator.is_main_process:
-        model = before_saving(trainer.accelerator.unwrap_model(trainer.model))
+        model = before_saving(trained)
         save_model(model, trainer.processing_class, runtime.layout.model(runtime.stage.trains))
     trainer.accelerator.wait_for_everyone()
     return StageResult(

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny import labels, plan_for
+import sharded_on_cpu
+import torch
+from safetensors.torch import load_file
+from tiny import SHORT, labels, plan_for
 
 from s2d.data.ingest import ingest
 from s2d.events import NewEvent
@@ -19,6 +22,8 @@ from s2d.plan.graph import Account
 from s2d.runner.child import Wish
 from s2d.runner.layout import JobLayout
 from s2d.runner.pipeline import Pipeline
+
+MODELS = ("rl_teacher", "warmup_student", "opd_student", "rl_student")
 
 
 def two_devices(plan: Plan) -> Plan:
@@ -33,7 +38,7 @@ def two_devices(plan: Plan) -> Plan:
     return plan.model_copy(update={"stages": stages, "hardware": hardware}).sealed()
 
 
-def launch_on_cpu(devices: int) -> list[str]:
+def launch_on_cpu(devices: int, program: Sequence[str] = ("--module", "s2d.stages")) -> list[str]:
     """What `accelerate launch --multi_gpu` runs, without its check that there are GPUs."""
     if devices == 1:
         return [sys.executable, "-m", "s2d.stages"]
@@ -41,15 +46,28 @@ def launch_on_cpu(devices: int) -> list[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(devices)]
-    return [*launch, "--master_addr", "127.0.0.1", "--master_port", str(port), "--module", "s2d.stages"]
+    return [*launch, "--master_addr", "127.0.0.1", "--master_port", str(port), *program]
+
+
+def launch_sharded(devices: int) -> list[str]:
+    return launch_on_cpu(devices, [str(Path(sharded_on_cpu.__file__))])
+
+
+def shared(plan: Plan) -> Plan:
+    """The same with FSDP in every training stage. The planner itself does that with GPUs."""
+    stages = tuple(
+        stage.model_copy(update={"sharded": True}) if isinstance(stage, Training) else stage for stage in plan.stages
+    )
+    return plan.model_copy(update={"stages": stages}).sealed()
 
 
 class Host:
     epoch: int | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, *, kills: bool = True) -> None:
         self.seen: list[NewEvent] = []
         self.killed: int | None = None
+        self._kills = kills
 
     def missed(self, layout: JobLayout, stages: Iterable[str]) -> Iterable[list[NewEvent]]:
         return ()
@@ -57,7 +75,7 @@ class Host:
     def events(self, events: list[NewEvent]) -> None:
         self.seen += events
         steps = [event for event in events if event.type == "metrics" and event.stage == "teacher_rl"]
-        if self.killed is None and any(event.step == 3 for event in steps):
+        if self._kills and self.killed is None and any(event.step == 3 for event in steps):
             (launcher,) = (p for p in psutil.Process().children() if "torch.distributed.run" in p.cmdline())
             rank = launcher.children()[-1]
             self.killed = rank.pid
@@ -86,3 +104,34 @@ def test_a_killed_rank_is_a_crash_that_is_resumed_from(tmp_path: Path) -> None:
     files = json.loads((folder / "manifest.json").read_text())["files"]
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(files), "the manifest waits for every process"
     assert not [p for p in psutil.Process().children(recursive=True) if "s2d.stages" in " ".join(p.cmdline())]
+
+
+@pytest.mark.slow
+def test_devices_that_share_a_models_states_come_to_the_same_weights(tmp_path: Path) -> None:
+    upload = labels(tmp_path / "labels.jsonl")
+    # With a reference model too, and with gradients that are accumulated.
+    stages = {name: fields for name, fields in SHORT["stages"].items() if name != "direct_grpo"}
+    stages["student_rl"] = {**stages["student_rl"], "beta": 0.02, "per_device_batch_size": 8}
+    plain = two_devices(plan_for(upload, controls=[], stages=stages))
+    rows = tmp_path / "rows.jsonl"
+    with upload.open("rb") as stream:
+        ingest(stream, rows)
+    found = {}
+    for name, plan, launch in (("plain", plain, launch_on_cpu), ("shared", shared(plain), launch_sharded)):
+        layout, host = JobLayout(tmp_path / name), Host(kills=name == "shared")
+        outcome = Pipeline(plan, rows, layout, host, command=launch).run()
+        assert outcome.state == "succeeded", outcome.error
+        assert (host.killed is not None) == (name == "shared")
+        found[name] = {role: load_file(layout.model(role) / "model.safetensors") for role in MODELS}
+        opd = [event.data["metrics"] for event in host.seen if event.type == "metrics" and event.stage == "opd"]
+        found[name]["metrics"] = {key: [step[key] for step in opd] for key in ("loss", "forward_kl", "reverse_kl")}
+    checkpoint = JobLayout(tmp_path / "shared").stage("opd") / "checkpoints" / "checkpoint-4"
+    assert (checkpoint / "pytorch_model_fsdp.bin").exists(), "the states were shared"
+    for role in MODELS:
+        assert found["plain"][role].keys() == found["shared"][role].keys()
+        for name, weights in found["plain"][role].items():
+            # Sums in another order: 4 steps move a weight a thousand times as far.
+            torch.testing.assert_close(found["shared"][role][name], weights, rtol=0, atol=3e-5, msg=f"{role}: {name}")
+    assert found["shared"]["metrics"] == {
+        name: pytest.approx(values, abs=1e-4) for name, values in found["plain"]["metrics"].items()
+    }

@@ -43,6 +43,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "beta2": (0.9, 1),
     "per_device_batch_size": (2, 7),
     "gradient_checkpointing": (True, "sometimes"),
+    "sharded": (True, "by half"),
     "save_every": (3, 0),
     "prompts_per_step": (12, 100_000),
     "group_size": (6, 1),
@@ -105,6 +106,7 @@ CASES: dict[str, tuple[Any, Any]] = {
 BESIDE: dict[str, dict[str, Any]] = {
     "hardware.device": {"hardware": {"memory_gib": 24}},
     "hardware.devices": GPU,
+    "sharded": {"hardware": {"device": "cuda", "devices": 2, "memory_gib": 24}},
     "rollout_engine": GPU,
 }
 
@@ -134,7 +136,7 @@ def case(path: str) -> str:
 def request_with(path: str, value: Any) -> dict[str, Any]:
     """The base request with one field set."""
     *above, last = path.split(".")
-    wanted = {**BASE, **BESIDE.get(path, {})}
+    wanted = {**BASE, **BESIDE.get(path, BESIDE.get(path.rpartition(".")[2], {}))}
     place = wanted
     for name in above:
         place[name] = dict(place.get(name, {}))

@@ -18,7 +18,7 @@ from s2d.plan import memory
 from s2d.plan.document import Lora, Sampling, Training
 from s2d.plan.hardware import GIB, detect, from_request, known_gpu
 from s2d.plan.machine import Hardware
-from s2d.plan.memory import Work, kv_bytes, lora_parameters
+from s2d.plan.memory import Way, Work, kv_bytes, lora_parameters
 from s2d.plan.models import ModelPolicy, read_model
 from s2d.plan.request import HardwareRequest, read_request
 from s2d.plan.service import make_plan
@@ -52,14 +52,14 @@ def test_adapters_are_counted_as_peft_makes_them(tmp_path: Path) -> None:
 
 def test_full_is_taken_where_it_fits_and_adapters_where_it_does_not() -> None:
     work = Work(BIG, (), 64, 3072, 1024, generates=True)
-    one = fit(work, GPU, (None, Lora()))
+    one = fit(work, GPU, (Way(), Way(Lora())))
     assert one is not None
-    assert one.lora == Lora()
+    assert one.way == Way(Lora())
     assert told(one.memory, GPU)["memory_gib"].high <= USABLE * 80
-    assert fit(work, GPU, (None,)) is None
-    roomy = fit(work, GPU.model_copy(update={"memory_gib": 400}), (None, Lora()))
+    assert fit(work, GPU, (Way(),)) is None
+    roomy = fit(work, GPU.model_copy(update={"memory_gib": 400}), (Way(), Way(Lora())))
     assert roomy is not None
-    assert roomy.lora is None
+    assert roomy.way == Way()
 
 
 #: Everything that a training stage's memory follows from.
@@ -84,39 +84,39 @@ machines = st.builds(
     tflops=st.just(100.0),
     bandwidth_gbs=st.just(1000.0),
 )
-loras = st.sampled_from([None, Lora()])
+ways = st.sampled_from([Way(), Way(sharded=True), Way(Lora())])
 
 
-def peak(work: Work, hardware: Hardware, lora: Lora | None, batch: int = 4, checkpoint: bool = False) -> float:
-    return memory.training(work, hardware, lora, batch, checkpoint).total
+def peak(work: Work, hardware: Hardware, way: Way, batch: int = 4, checkpoint: bool = False) -> float:
+    return memory.training(work, hardware, way, batch, checkpoint).total
 
 
-@given(works, machines, loras, st.booleans())
-def test_memory_grows_with_what_needs_it(work: Work, machine: Hardware, lora: Lora | None, checkpoint: bool) -> None:
-    base = peak(work, machine, lora, checkpoint=checkpoint)
-    assert peak(replace(work, tokens=work.tokens + 100), machine, lora, checkpoint=checkpoint) >= base
-    assert peak(replace(work, sequences=2 * work.sequences), machine, lora, checkpoint=checkpoint) >= base
-    assert peak(replace(work, frozen=(*work.frozen, SMALL)), machine, lora, checkpoint=checkpoint) > base
-    assert peak(work, machine, lora, 8, checkpoint) >= base
+@given(works, machines, ways, st.booleans())
+def test_memory_grows_with_what_needs_it(work: Work, machine: Hardware, way: Way, checkpoint: bool) -> None:
+    base = peak(work, machine, way, checkpoint=checkpoint)
+    assert peak(replace(work, tokens=work.tokens + 100), machine, way, checkpoint=checkpoint) >= base
+    assert peak(replace(work, sequences=2 * work.sequences), machine, way, checkpoint=checkpoint) >= base
+    assert peak(replace(work, frozen=(*work.frozen, SMALL)), machine, way, checkpoint=checkpoint) > base
+    assert peak(work, machine, way, 8, checkpoint) >= base
     larger = work.model.model_copy(
         update={"layers": work.model.layers + 1, "parameters": work.model.parameters + 10**8}
     )
-    assert peak(replace(work, model=larger), machine, lora, checkpoint=checkpoint) > base
-    assert peak(work, machine, lora, checkpoint=True) <= peak(work, machine, lora)
+    assert peak(replace(work, model=larger), machine, way, checkpoint=checkpoint) > base
+    assert peak(work, machine, way, checkpoint=True) <= peak(work, machine, way)
 
 
-@given(works, machines, loras)
-def test_the_items_add_up_inside_the_range(work: Work, machine: Hardware, lora: Lora | None) -> None:
-    fields = told(memory.training(work, machine, lora, 4, checkpoint=False), machine)
+@given(works, machines, ways)
+def test_the_items_add_up_inside_the_range(work: Work, machine: Hardware, way: Way) -> None:
+    fields = told(memory.training(work, machine, way, 4, checkpoint=False), machine)
     total = sum(item.gib for item in fields["memory"])
     assert fields["memory_gib"].low - 0.01 <= total <= fields["memory_gib"].high + 0.01
-    assert total == pytest.approx(peak(work, machine, lora) / GIB, abs=0.01)
+    assert total == pytest.approx(peak(work, machine, way) / GIB, abs=0.01)
 
 
 @given(works, machines, st.floats(1, 100))
 def test_more_memory_never_makes_a_stage_impossible(work: Work, machine: Hardware, more: float) -> None:
     roomy = machine.model_copy(update={"memory_gib": machine.memory_gib + more})
-    choices = (None, Lora())
+    choices = (Way(), Way(sharded=True), Way(Lora()))
     if fit(work, machine, choices) is not None:
         assert fit(work, roomy, choices) is not None
     drawing = Drawing(work.model, work.prompt, work.tokens - work.prompt, Sampling())
@@ -129,11 +129,13 @@ def test_more_memory_never_makes_a_stage_impossible(work: Work, machine: Hardwar
 
 @given(works, machines)
 def test_the_first_alternative_that_fits_is_the_choice(work: Work, machine: Hardware) -> None:
-    tried = alternatives(work, machine, (None, Lora()), None, None)
-    assert [(one.lora, one.gradient_checkpointing) for one in tried] == [
-        (False, False), (False, True), (True, False), (True, True),
+    tried = alternatives(work, machine, (Way(), Way(sharded=True), Way(Lora())), None, None)
+    assert [(one.lora, one.sharded, one.gradient_checkpointing) for one in tried] == [
+        (False, False, False), (False, False, True),
+        (False, True, False), (False, True, True),
+        (True, False, False), (True, False, True),
     ]  # fmt: skip
-    chosen = fit(work, machine, (None, Lora()))
+    chosen = fit(work, machine, (Way(), Way(sharded=True), Way(Lora())))
     fitting = [one for one in tried if not one.over_gib]
     assert (chosen is None) == (not fitting)
     if chosen is None:
@@ -142,8 +144,10 @@ def test_the_first_alternative_that_fits_is_the_choice(work: Work, machine: Hard
     # In micro-batches as small as this recomputing comes first.
     while fitting[0].per_device_batch_size < 4 and not fitting[0].gradient_checkpointing:
         fitting = fitting[1:]
-    assert (chosen.lora is not None, chosen.gradient_checkpointing) == (
+    way = chosen.way
+    assert (way.lora is not None, way.sharded, chosen.gradient_checkpointing) == (
         fitting[0].lora,
+        fitting[0].sharded,
         fitting[0].gradient_checkpointing,
     )
     assert chosen.per_device_batch_size == fitting[0].per_device_batch_size
@@ -164,9 +168,53 @@ def test_a_plan_tells_what_did_not_fit_and_by_how_much() -> None:
             assert (stage.lora is not None, stage.gradient_checkpointing) in fitting
 
 
+def test_devices_share_the_states_of_what_does_not_fit_into_one() -> None:
+    fields = {"teacher": "Qwen/Qwen3-8B", "student": "Qwen/Qwen3-1.7B", "labeled_budget": 1200}
+    eight = GPU.model_copy(update={"devices": 8})
+    plan = make_plan(read_request(fields), None, eight, NONE)
+    teacher, student = plan.stage("teacher_rl"), plan.stage("student_rl")
+    assert (teacher.lora, teacher.sharded) == (None, True), "all weights where they can be had, not adapters"
+    assert not student.sharded, "only where it is needed"
+    items = {item.name: item.gib * GIB for item in teacher.estimate.memory}
+    assert items["weights"] == pytest.approx(BIG.parameters * (4 / 8 + 2), rel=0.001)
+    assert items["optimizer"] == pytest.approx(BIG.parameters * 8 / 8, rel=0.001)
+    assert "shared among 8 devices" in teacher.why
+    asked = {**fields, "stages": {"student_rl": {"sharded": True}, "teacher_rl": {"sharded": False}}}
+    plan = make_plan(read_request(asked), None, eight, NONE)
+    assert plan.stage("student_rl").sharded
+    assert plan.stage("teacher_rl").lora is not None
+
+
+@pytest.mark.parametrize(
+    ("more", "stage", "why"),
+    [
+        ({"hardware": {"name": "H100", "devices": 1}}, {}, "two devices"),
+        ({"lora": True}, {}, "LoRA"),
+        ({"rollout_engine": "vllm"}, {}, "vllm"),
+        ({}, {"token_share": 0.5}, "token_share"),
+        ({}, {"extrapolate": (0.5,)}, "extrapolate"),
+    ],
+)
+def test_sharding_is_refused_where_it_cannot_be_and_not_chosen_there(
+    more: dict[str, object], stage: dict[str, object], why: str
+) -> None:
+    fields = {"teacher": "Qwen/Qwen3-8B", "student": "Qwen/Qwen3-1.7B", "labeled_budget": 1200}
+    fields |= {"hardware": {"name": "H100", "devices": 2}} | more
+
+    def planned(opd: dict[str, object]) -> Training:
+        request = read_request({**fields, "stages": {"opd": opd}})
+        machine = from_request(request.hardware, GPU)
+        return make_plan(request, None, machine, NONE).stage("opd")
+
+    assert not planned(stage).sharded
+    with pytest.raises(InvalidPlan, match=why) as caught:
+        planned({**stage, "sharded": True})
+    assert caught.value.param == "stages.opd.sharded"
+
+
 def test_vllm_takes_its_share_of_the_device_and_no_cache_beside_it() -> None:
     work = Work(SMALL, (), 64, 3072, 1024, generates=True)
-    embedded, beside = (memory.training(replace(work, vllm=vllm), GPU, None, 1, True) for vllm in (False, True))
+    embedded, beside = (memory.training(replace(work, vllm=vllm), GPU, Way(), 1, True) for vllm in (False, True))
     assert embedded.kv_cache > 0
     assert (beside.kv_cache, beside.rollout_engine / GIB) == (0, pytest.approx(0.3 * 80))
     assert memory.engine(GPU).total / GIB == pytest.approx(0.9 * 80)
@@ -175,7 +223,7 @@ def test_vllm_takes_its_share_of_the_device_and_no_cache_beside_it() -> None:
 def test_every_device_of_several_keeps_buckets_of_gradients() -> None:
     work = Work(SMALL, (), 64, 3072, 1024, generates=True)
     several = GPU.model_copy(update={"devices": 2})
-    one, two = (memory.training(work, machine, None, 4, False) for machine in (GPU, several))
+    one, two = (memory.training(work, machine, Way(), 4, False) for machine in (GPU, several))
     assert two.gradients - one.gradients == 4 * SMALL.parameters
 
 

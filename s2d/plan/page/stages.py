@@ -39,7 +39,8 @@ def memory_notes(stage: Stage) -> Iterator[str]:
 
 
 def _way(one: Alternative) -> str:
-    return ("LoRA" if one.lora else "all weights") + (" with checkpointing" if one.gradient_checkpointing else "")
+    what = "LoRA" if one.lora else "all weights, shared" if one.sharded else "all weights"
+    return what + (" with checkpointing" if one.gradient_checkpointing else "")
 
 
 def _steps(stage: Training) -> str:
