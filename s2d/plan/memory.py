@@ -200,12 +200,13 @@ def _shares(work: Work, hardware: Hardware) -> Memory:
     Between the first rollout of a step and the end of backward each device has all weights in the dtype that computes;
     a model that is never trained stays like that, beside its own share.
     """
-    size, share = BYTES[dtype_for(hardware)], 1.0 / hardware.devices
-    frozen = sum(model.parameters for model in work.frozen) + (work.model.parameters if work.reference else 0)
+    size, share, parameters = BYTES[dtype_for(hardware)], 1.0 / hardware.devices, work.model.parameters
+    weights = parameters * (FP32 * share + size)
+    teachers = size * (1.0 + share) * sum(model.parameters for model in work.frozen)
     return Memory(
-        weights=work.model.parameters * (FP32 * share + size),
-        optimizer=MOMENT_BYTES * work.model.parameters * share,
-        teacher=size * frozen * (1.0 + share),
+        weights=weights,
+        optimizer=MOMENT_BYTES * parameters * share,
+        teacher=teachers + (weights if work.reference else 0.0),
         runtime=CONSTANTS[hardware.device].runtime,
     )
 
