@@ -50,9 +50,9 @@ bench-planner: $(READY)
 soak: $(READY)
 	$(BIN)/python -m benchmarks.soak $(SOAK)
 
-# The rows of docs/faults.md; the databases are SQLite and PostgreSQL.
+# The rows of docs/faults.md; the databases are SQLite and PostgreSQL. Three processes, as most of a test is waiting.
 test-faults: $(READY)
-	$(BIN)/python -m pytest tests/faults -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/faults -n 3 --dist loadgroup
 
 lint: $(READY)
 	$(BIN)/ruff check .

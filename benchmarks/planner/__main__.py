@@ -1,4 +1,4 @@
-"""`python -m benchmarks.planner` (make bench-planner): a quarter of an hour of real stages, quiet machine asked for."""
+"""`python -m benchmarks.planner` (make bench-planner): twenty minutes of real stages; let nothing run beside it."""
 
 from __future__ import annotations
 

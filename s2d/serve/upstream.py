@@ -79,7 +79,7 @@ class Pace:
         most_s: never more: less than a screen's picture lasts. With 0 each part is given as it comes.
     """
 
-    alone_s: float = 0.004
+    alone_s: float = 0.008
     each_s: float = 0.001
     most_s: float = 0.015
     reading: int = field(default=0, init=False)

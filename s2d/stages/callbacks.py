@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from s2d.errors import StageFailure
@@ -123,12 +122,9 @@ class RoomToSave(TrainerCallback):
 
 
 def checkpoint_bytes(model: torch.nn.Module) -> int:
-    """About what a checkpoint takes: the weights that are trained, AdamW's two moments of each, and small files.
-
-    FSDP's has the weights twice: as a model, and as it goes on from.
-    """
+    """About what a checkpoint takes: the weights that are trained, AdamW's two moments of each, and small files."""
     trained = sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
-    return (4 if isinstance(model, FSDPModule) else 3) * trained + SMALL_FILES_BYTES
+    return 3 * trained + SMALL_FILES_BYTES
 
 
 class Checkpointing(TrainerCallback):

@@ -74,13 +74,13 @@ def _sharding(stage: Training) -> dict[str, Any]:
 
     Weights stay gathered from the first rollout of a step to the end of backward: to gather them for each token that is
     drawn would cost more than the memory is worth. Gradients are exchanged after each micro-batch, else each process
-    would have all of them.
+    would have all of them. Checkpoints are shared too: one process could hold all states no more than one device can.
     """
     if not stage.sharded:
         return {}
     return {
         "fsdp": True,
-        "fsdp_config": {"reshard_after_forward": False},
+        "fsdp_config": {"reshard_after_forward": False, "state_dict_type": "SHARDED_STATE_DICT"},
         "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
     }
 
@@ -132,7 +132,7 @@ def whole_model(trainer: Any, stage: Training) -> Any:
     weights = trainer.accelerator.get_state_dict(trainer.model)
     if not trainer.accelerator.is_main_process:
         return None
-    whole = AutoModelForCausalLM.from_config(model.config)
+    whole = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
     whole.load_state_dict(weights)
     whole.generation_config = model.generation_config
     return whole

@@ -26,6 +26,8 @@ from s2d.runner.local import run_plan
 from s2d.runner.pipeline import Outcome, Pipeline
 from s2d.stages.checkpoints import sha256_file
 
+#: One process for all of it: the runs that nothing harms, which the others are held against, are made once.
+pytestmark = pytest.mark.xdist_group("training")
 #: Where each training stage is killed, twice: when a step was just saved, and after one that was not.
 KILLED_AT = {
     "teacher_rl": [("checkpoint", 2), ("metrics", 5)], "warmup": [("metrics", 1), ("metrics", 3)],

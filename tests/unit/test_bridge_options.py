@@ -22,6 +22,7 @@ from s2d.stages.distillation import FORWARD, REVERSE, BridgeTrainer
 from s2d.stages.extrapolation import _copied, _moved
 from s2d.stages.scored import ScoredOnce
 from s2d.stages.tokens import informative, kept_tokens
+from s2d.stages.training import exact_gradients
 from s2d.stages.warmup import WarmupTrainer
 
 TOKENIZER = build_tokenizer(256)
@@ -216,3 +217,10 @@ def test_an_option_out_of_range_or_of_another_stage_is_refused(wrong: dict[str, 
     (stage,) = wrong
     with pytest.raises(InvalidPlan, match=f"stages.{stage}"):
         plan(tmp_path, **wrong)
+
+
+def test_shared_gradients_are_exchanged_in_fp32(tmp_path: Path) -> None:
+    arguments = DistillationConfig(output_dir=str(tmp_path), fsdp=True, bf16=True, use_cpu=True)
+    exact_gradients(arguments)
+    policy = arguments.fsdp_plugin_args["mixed_precision_policy"]
+    assert (policy.param_dtype, policy.reduce_dtype) == (torch.bfloat16, torch.float32)

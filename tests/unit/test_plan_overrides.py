@@ -136,7 +136,7 @@ def case(path: str) -> str:
 def request_with(path: str, value: Any) -> dict[str, Any]:
     """The base request with one field set."""
     *above, last = path.split(".")
-    wanted = {**BASE, **BESIDE.get(path, BESIDE.get(path.rpartition(".")[2], {}))}
+    wanted = {**BASE, **BESIDE.get(case(path), {})}
     place = wanted
     for name in above:
         place[name] = dict(place.get(name, {}))
