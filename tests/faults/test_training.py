@@ -44,10 +44,12 @@ places, done = json.loads(sys.argv[1]), Path(sys.argv[2])
 whole = StageRuntime.emit
 
 def emit(self, kind, message="", *, level="info", step=None, **data):
-    whole(self, kind, message, level=level, step=step, **data)
     place = f"{self.task.stage} {kind} {step}"
-    if [kind, step] in places.get(self.task.stage, []) and place not in done.read_text().splitlines():
+    stops = [kind, step] in places.get(self.task.stage, []) and place not in done.read_text().splitlines()
+    if stops:  # noted first: who reads the event may kill at once
         done.write_text(done.read_text() + place + "\\n")
+    whole(self, kind, message, level=level, step=step, **data)
+    if stops:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 StageRuntime.emit = emit
