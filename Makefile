@@ -52,7 +52,7 @@ soak: $(READY)
 
 # The rows of docs/faults.md; the databases are SQLite and PostgreSQL. Three processes, as most of a test is waiting.
 test-faults: $(READY)
-	$(BIN)/python -m pytest tests/faults -n 3 --dist loadgroup
+	$(BIN)/python -m pytest tests/faults -n 3 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

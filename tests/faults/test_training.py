@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -26,8 +27,6 @@ from s2d.runner.local import run_plan
 from s2d.runner.pipeline import Outcome, Pipeline
 from s2d.stages.checkpoints import sha256_file
 
-#: One process for all of it: the runs that nothing harms, which the others are held against, are made once.
-pytestmark = pytest.mark.xdist_group("training")
 #: Where each training stage is killed, twice: when a step was just saved, and after one that was not.
 KILLED_AT = {
     "teacher_rl": [("checkpoint", 2), ("metrics", 5)], "warmup": [("metrics", 1), ("metrics", 3)],
@@ -106,11 +105,18 @@ def plan(upload: Path) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def whole(plan: Plan, upload: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One undisturbed run of every stage."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    assert run_plan(plan, upload, out, lambda _: None).state == "succeeded"
-    return out
+def whole(plan: Plan, upload: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """One undisturbed run of every stage, made by whichever of pytest's processes asks first."""
+    own = tmp_path_factory.getbasetemp()
+    with (own if worker_id == "master" else own.parent).joinpath("whole").open("a+") as made:
+        fcntl.flock(made, fcntl.LOCK_EX)
+        made.seek(0)
+        if path := made.read():
+            return Path(path)
+        out = tmp_path_factory.mktemp("runs") / "whole"
+        assert run_plan(plan, upload, out, lambda _: None).state == "succeeded"
+        made.write(str(out))
+        return out
 
 
 def trainer() -> psutil.Process:
