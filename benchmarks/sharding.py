@@ -1,6 +1,6 @@
 """What two processes that train one model hold at most: each with all of its states, and with a share (FSDP2).
 
-`python -m benchmarks.sharding`, a minute. The model is trained as sharded stages train it: layers and the rest are
+`python -m benchmarks.sharding`, some minutes. The model is trained as sharded stages train it: layers and the rest are
 groups of their own, gathered from the first pass of a step to the end of backward, gradients are exchanged in fp32
 after each pass. On a CPU, with gloo; a GPU has another allocator. Each way is run with malloc's heap and with pages of
 its own for every tensor of over 1 MiB, so that what tensors take and what holes between them take can be told apart.
