@@ -59,7 +59,7 @@ class Settings(ObserveSettings):
     serve_idle_s: float = Field(default=600.0, gt=0)
     serve_max_servers: int = Field(default=2, ge=1)
     serve_memory_gib: float | None = Field(
-        default=None, gt=0, description="Host memory of all student servers: weights, caches on CPUs, 1 GiB each."
+        default=None, gt=0, description="Host memory of all student servers; docs/deploy.md says what one takes."
     )
     serve_first_token_s: float = Field(default=300.0, gt=0, description="Longest wait for an answer's first byte.")
     serve_silence_s: float = Field(default=60.0, gt=0, description="Longest silence within an answer.")

