@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import redis
+from sqlalchemy import make_url
 from sqlalchemy.orm import Session
 
 from s2d.embedded.part import Command, Part
@@ -202,6 +204,18 @@ class Rig:
             return False
         return "s2d.stages" in words and str(place) in words and _lives(process)
 
+    def takes_writes(self) -> bool:
+        """Whether nobody has SQLite's write lock for a second; PostgreSQL's writers do not wait for each other."""
+        url = make_url(self.settings.database)
+        if url.get_backend_name() != "sqlite":
+            return True
+        try:
+            with closing(sqlite3.connect(url.database or "", timeout=1, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        return True
+
     def _api_answers(self) -> bool:
         url = local_url("127.0.0.1", self.settings.port)
         try:
@@ -229,6 +243,15 @@ def stop(part: Part, patience_s: float = PATIENCE_S) -> None:
 
 def freeze(part: Part) -> None:
     part.signal(signal.SIGSTOP)
+
+
+def freeze_between_writes(rig: Rig, part: Part) -> None:
+    """SQLite has one writer: one that is frozen in a write keeps all others waiting, the test's own service too."""
+    freeze(part)
+    while not rig.takes_writes():
+        thaw(part)
+        time.sleep(0.05)
+        freeze(part)
 
 
 def thaw(part: Part) -> None:

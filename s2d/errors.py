@@ -6,7 +6,12 @@ request parameter at fault where there is one, and a message that says what to d
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
+
+#: A disk without room, and a user's share of one that is used up.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class S2DError(Exception):
@@ -110,6 +115,12 @@ class StageFailure(S2DError):
     """A stage stopped for a named reason. `code` is one of `FAILURE_CODES`."""
 
     code = "stage_failed"
+
+
+def is_disk_full(err: BaseException) -> bool:
+    """Whether there was no room to write, also where a library (safetensors, torch) says so in an error of its own."""
+    known = isinstance(err, OSError) and err.errno in _DISK_FULL
+    return known or any(os.strerror(number) in str(err) for number in _DISK_FULL)
 
 
 #: Every code that a failed job can carry, with what the user can do about it (fault table, docs/errors.md).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -41,7 +42,8 @@ def server(binaries: Path) -> Iterator[str]:
             _wait(binaries, root)
             yield f"postgresql+psycopg://s2d@/{{name}}?host={root}"
         finally:
-            process.terminate()
+            # A fast shutdown (SIGINT): a test that failed may have left a connection open.
+            process.send_signal(signal.SIGINT)
             process.wait(30)
     finally:
         shutil.rmtree(root, ignore_errors=True)

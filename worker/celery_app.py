@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
+from kombu.exceptions import OperationalError
 
 from s2d.errors import Unavailable
 from s2d.observe import OFF, Tracing, open_tracing, set_up
@@ -73,7 +74,7 @@ class Housekeeping:
     def start(self) -> None:
         self._threads = [
             Outbox(lambda: self.context, publish),
-            Reaper(lambda: self.context, self._settings.lease_s),
+            Reaper(lambda: self.context, self._settings.lease_s, lambda: held(app)),
             Janitor(lambda: self.context),
         ]
         for thread in self._threads:
@@ -88,6 +89,16 @@ class Housekeeping:
 def publish(job_id: str) -> None:
     """Hand a job id to the broker. Raises kombu's OperationalError while it is away."""
     app.send_task(TASK, args=[job_id], retry=False)
+
+
+def held(app: Celery) -> int:
+    """Messages that wait at the app's broker. Raises kombu's OperationalError while it is away."""
+    with app.connection_for_read() as connection:
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0)
+            return int(connection.default_channel.queue_declare(app.conf.task_default_queue).message_count)
+        except connection.recoverable_connection_errors as err:
+            raise OperationalError(str(err)) from err
 
 
 housekeeping = Housekeeping(settings)

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from s2d.atomic import replace_folder
 from s2d.events import NewEvent
 from s2d.plan.document import Plan, load_plan
 from s2d.plan.graph import BASE, WORKFLOW, products
@@ -83,6 +84,5 @@ def _linked(source: Path, template: str, target: Path) -> Path:
         if path.name != TEMPLATE_FILE:
             (partial / path.name).symlink_to(path.resolve())
     (partial / TEMPLATE_FILE).write_text(template, encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    replace_folder(partial, target)
     return target

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+
+from kombu.exceptions import OperationalError
+from sqlalchemy.orm import Session
 
 from s2d.errors import NotFound, StageFailure
 from s2d.events import NewEvent, Origin
@@ -27,16 +31,25 @@ RESEND_LEASES = 2
 
 
 class Reaper(Periodic):
-    def __init__(self, ctx: Callable[[], Context], lease_s: float) -> None:
+    """Args:
+    held: how many messages the broker has; raises OperationalError while it is away.
+    """
+
+    def __init__(self, ctx: Callable[[], Context], lease_s: float, held: Callable[[], int]) -> None:
         super().__init__("reaper", lease_s / 4)
         self._ctx = ctx
+        self._lease_s = lease_s
+        self._held = held
+        #: The database's clock minus ours, seconds, at the last turn.
+        self._ahead_s: float | None = None
 
     def turn(self) -> None:
         ctx = self._ctx()
         settings = ctx.settings
         with ctx.db.begin() as session:
-            moved = jobs.requeue_lost(session, settings.max_attempts, settings.backoff_s)
-            outbox.resend_stale(session, RESEND_LEASES * settings.lease_s)
+            late = self._slept(session)
+            moved = [] if late else jobs.requeue_lost(session, settings.max_attempts, settings.backoff_s)
+            outbox.drop_needless(session)
         for lost in moved:
             with bind(job_id=lost.job_id, epoch=lost.epoch):
                 _log.warning("job %s lost its worker and is now %s", lost.job_id, lost.state)
@@ -46,6 +59,24 @@ class Reaper(Periodic):
         for left in _left_behind(ctx):
             with bind(job_id=left.job_id, epoch=left.epoch):
                 _tidy(ctx, left)
+        self._resend(ctx)
+
+    def _slept(self, session: Session) -> bool:
+        """Whether the database's clock has run ahead of ours since the last turn: this host was suspended, or that
+        clock was set. Leases then look as if they had run out that their workers only need a moment to renew."""
+        ahead_s = jobs.now(session) - time.monotonic()
+        before, self._ahead_s = self._ahead_s, ahead_s
+        return before is not None and ahead_s - before > self._lease_s / 2
+
+    def _resend(self, ctx: Context) -> None:
+        # Asked outside a transaction: a broker that does not answer must not keep the database's write lock.
+        try:
+            held = self._held()
+        except OperationalError as err:
+            _log.warning("the broker cannot be asked what it holds: %s", err)
+            return
+        with ctx.db.begin() as session:
+            outbox.resend_stale(session, RESEND_LEASES * self._lease_s, held)
 
 
 def _left_behind(ctx: Context) -> list[Moved]:
@@ -78,12 +109,13 @@ def _tidy(ctx: Context, lost: Moved) -> None:
     missed = unread(layout, load_plan(layout.plan.read_text()).ids(), read)
 
     def tell(events: list[NewEvent]) -> None:
+        nonlocal read
         with ctx.db.begin() as session:
-            jobs.record_missed(session, job_id, lost.epoch, events)
+            read = jobs.record_missed(session, job_id, lost.epoch, events, read)
 
     try:
         hand_over(layout, lost.epoch, missed, tell, lambda: None)
     except (Superseded, LeaseLost):
-        _log.info("job %s was resumed meanwhile", job_id)
+        _log.info("job %s was resumed or tidied by somebody else meanwhile", job_id)
     except StageFailure as err:
         _log.error("job %s: %s", job_id, err)

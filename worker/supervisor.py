@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from s2d.errors import S2DError
+from s2d.errors import S2DError, StageFailure, is_disk_full
 from s2d.events import NewEvent, Origin
 from s2d.observe import OFF, Attributes, Span, Tracing, bind
 from s2d.plan.document import read_plan
@@ -37,6 +39,7 @@ from s2d.store.database import DATABASE_AWAY
 from s2d.store.events import LeaseLost
 from s2d.store.jobs import Claim
 from s2d.store.states import STOPPING, JobState
+from s2d.store.tables import JobRow
 from worker.graduates import graduates
 from worker.tracker import Tracker
 
@@ -93,9 +96,11 @@ class Supervisor:
     def _pipeline(self, claim: Claim, lease: _Lease, layout: JobLayout, heartbeat: Path) -> Outcome:
         settings = self._ctx.settings
         try:
-            with self._ctx.db.read() as session:
-                job = jobs.get(session, claim.job_id)
-                plan = read_plan(plans.get(session, job.plan_id).document)
+            # Before the stage that watches it.
+            heartbeat.parent.mkdir(parents=True, exist_ok=True)
+            heartbeat.touch()
+            job, document = lease.persist(partial(_job, claim.job_id))
+            plan = read_plan(document)
             tracker = Tracker(plan, Progress.model_validate(job.progress))
             read = Origin.model_validate(job.events_read) if job.events_read else None
             host = _Host(self._ctx, claim, lease, tracker, self._draining, read)
@@ -122,7 +127,7 @@ class Supervisor:
             raise
         except Exception as err:
             _log.exception("job %s: the pipeline itself failed", claim.job_id)
-            return Outcome("failed", error=failure(S2DError(f"{type(err).__name__}: {err}")))
+            return Outcome("failed", error=failure(_named(err)))
 
     def _finish(self, claim: Claim, lease: _Lease, layout: JobLayout, outcome: Outcome) -> JobState:
         state: JobState = "queued" if outcome.state == "interrupted" else outcome.state
@@ -149,8 +154,21 @@ def stage_command(chosen: tuple[str, ...]) -> Callable[[int], list[str]]:
     return lambda devices: list(chosen) if chosen and devices == 1 else child.stage_command(devices)
 
 
+def _job(job_id: str, session: Session) -> tuple[JobRow, dict[str, Any]]:
+    """The job, and its plan's document."""
+    job = jobs.get(session, job_id)
+    return job, plans.get(session, job.plan_id).document
+
+
+def _named(err: Exception) -> S2DError:
+    """What went wrong in the worker itself, as a job can carry it."""
+    message = f"{type(err).__name__}: {err}"
+    return StageFailure(message, code="disk_full") if is_disk_full(err) else S2DError(message)
+
+
 class _Lease:
-    """Renews the lease in a thread. `lost` when somebody else has the job, or when it can no longer be renewed."""
+    """Renews the lease in a thread, and touches the heartbeat file. `lost` when somebody else has the job, or when it
+    can no longer be renewed."""
 
     def __init__(self, ctx: Context, claim: Claim, heartbeat: Path) -> None:
         self._ctx = ctx
@@ -166,15 +184,15 @@ class _Lease:
         self.stopping = False
 
     def __enter__(self) -> _Lease:
-        self._heartbeat.parent.mkdir(parents=True, exist_ok=True)
-        self._heartbeat.touch()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._heartbeat.unlink(missing_ok=True)
+        # One that stays does no harm: its name has the epoch.
+        with suppress(OSError):
+            self._heartbeat.unlink()
 
     @property
     def lost(self) -> bool:
@@ -211,7 +229,14 @@ class _Lease:
             # Counted from before the write: the lease in the database cannot end sooner than we believe.
             self._renewed = started
             self.stopping = state in STOPPING
+            self._touch()
+
+    def _touch(self) -> None:
+        # The lease in the database is what counts; a stage whose file grows old ends itself.
+        try:
             self._heartbeat.touch()
+        except OSError as err:
+            _log.warning("job %s: the heartbeat file could not be touched: %s", self._claim.job_id, err)
 
 
 class _Host:
@@ -239,8 +264,8 @@ class _Host:
 
     def events(self, events: list[NewEvent]) -> None:
         """Raises LeaseLost."""
-        progress = self._tracker.take(events)
-        self._lease.persist(lambda session: jobs.record(session, self._claim, progress, events))
+        progress, write = self._tracker.take(events), uuid.uuid4().hex
+        self._lease.persist(lambda session: jobs.record(session, self._claim, progress, events, write))
 
     def wish(self) -> Wish:
         if self._lease.lost:

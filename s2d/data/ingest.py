@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from s2d.atomic import make_folder
 from s2d.data.columns import RowRejected, parse_line, parse_record
 from s2d.data.index import PromptIndex
 from s2d.data.lines import LineReader, describe_text
@@ -64,7 +65,7 @@ def ingest(stream: BinaryIO, out: Path, limits: Limits = Limits()) -> IngestRepo
     """
     reader = LineReader(stream, limits.max_bytes, limits.max_line_bytes)
     intake = _Intake(limits)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     with tempfile.TemporaryFile(dir=out.parent) as accepted:
         for number, line in reader:
             intake.take(number, line, accepted)

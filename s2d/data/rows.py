@@ -13,6 +13,7 @@ from typing import BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from s2d.atomic import make_folder, replace_durably
 from s2d.errors import InvalidData
 
 #: Soft hyphen, zero-width space, word joiner, byte order mark: nobody sees them, so they make no other problem.
@@ -102,13 +103,13 @@ def row_line(row: Row) -> bytes:
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """A new file beside `path` that is renamed to `path` on success and removed on failure; parents are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_durably(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -7,8 +7,10 @@ wants its own code is refused. What a hub repository's weight files are is not k
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import re
 import socket
 import urllib.request
@@ -37,10 +39,17 @@ _EVERY_FILE = ("config.json", "tokenizer_config.json", "generation_config.json")
 #: Which file each weight is in; transformers loads whatever it names.
 _INDEX = "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
+#: HTTP statuses of a hub that may answer later.
+_NOT_NOW = (408, 429, 500, 502, 503, 504)
 _MAX_CONFIG_BYTES = 1 << 20
 MAX_FILE_BYTES = 64 << 20
+_log = logging.getLogger(__name__)
 #: Weights are compared by this much of their beginning, middle and end.
 _SAMPLE_BYTES = 64 << 10
+
+
+class HubAway(InvalidPlan):
+    """A file is not on this machine, and the hub cannot be asked for it now."""
 
 
 class ModelPolicy(BaseModel):
@@ -150,18 +159,37 @@ def fetch_tokenizer(model: Model, policy: ModelPolicy) -> None:
     """Bring a hub model's config and tokenizer files into the cache; files that the repository lacks are left out.
 
     Raises:
-        InvalidPlan: the hub may not or cannot be asked, and the files are not in the cache.
+        InvalidPlan: the hub may not or cannot be asked, and the files that are needed are not in the cache.
     """
     from huggingface_hub import constants
+
+    unknown = [file for file in ("config.json", *TOKENIZER_FILES) if not _known(model, file)]
+    if model_files(model) is not None and not (unknown and policy.allow_hub and _reachable(constants.ENDPOINT)):
+        return
+    try:
+        _fetch(model, unknown, policy)
+    except HubAway as err:
+        if model_files(model) is None:
+            raise
+        # A job need not wait for the hub to come back: most repositories lack some of these files.
+        _log.warning("%s: the hub is away, going on with the files that are here: %s", model.name, err.__cause__)
+
+
+def _known(model: Model, file: str) -> bool:
+    """Whether the cache has the file, or a note that the repository lacks it. Both hold for good: a commit never
+    changes. A branch may."""
+    from huggingface_hub import try_to_load_from_cache
+
+    pinned = model.revision is not None
+    return pinned and try_to_load_from_cache(model.name, file, revision=model.revision) is not None
+
+
+def _fetch(model: Model, files: list[str], policy: ModelPolicy) -> None:
     from huggingface_hub.errors import EntryNotFoundError
 
-    if model_files(model) is not None and not (policy.allow_hub and _reachable(constants.ENDPOINT)):
-        return
-    for file in ("config.json", *TOKENIZER_FILES):
-        try:
+    for file in files:
+        with contextlib.suppress(EntryNotFoundError):
             _download(model.name, file, policy, revision=model.revision)
-        except EntryNotFoundError:
-            continue
 
 
 def _resolved(name: str | Path) -> Path | None:
@@ -289,20 +317,36 @@ def _download(name: str, file: str, policy: ModelPolicy, revision: str | None = 
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
+    # httpx's or httpx2's, by the version of the hub's client.
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # isort: skip
+
     if not policy.allow_hub:
         raise InvalidPlan(f"{name!r} would have to come from the hub, and asking the hub is switched off.")
     offline = not _reachable(constants.ENDPOINT)
     try:
         return hf_hub_download(name, file, revision=revision, local_files_only=offline)
     except LocalEntryNotFoundError as err:
-        raise InvalidPlan(
-            f"{file} of {name!r} is not on this machine and {constants.ENDPOINT} cannot be reached: go online, or "
-            "download the model and give its folder."
-        ) from err
+        raise _away(name, file) from err
     except EntryNotFoundError:
         raise
     except HfHubHTTPError as err:
+        if err.response.status_code in _NOT_NOW:
+            raise _away(name, file, err) from err
         raise InvalidPlan(f"The hub does not give {file} of {name!r}: {err}") from err
+    # What the client lets through while the hub is away: a proxy's errors, a connection that breaks in the middle of a
+    # file, and of hf_xet, which brings the larger ones, plain RuntimeErrors.
+    except (HTTPError, ConnectionError, TimeoutError, RuntimeError) as err:
+        raise _away(name, file, err) from err
+
+
+def _away(name: str, file: str, why: Exception | None = None) -> HubAway:
+    from huggingface_hub import constants
+
+    reason = f" ({why})" if why is not None and str(why) else ""
+    return HubAway(
+        f"{file} of {name!r} is not on this machine and {constants.ENDPOINT} cannot be reached{reason}: go online, or "
+        "download the model and give its folder."
+    )
 
 
 def _reachable(endpoint: str) -> bool:

@@ -144,7 +144,8 @@ class PlanRequest(Frozen):
     )
     stages: StageOverrides = StageOverrides()
     evidence: Evidence | None = Field(
-        default=None, description="Pass rates of the two base models on a sample of the labels: what `s2d passrates` finds."
+        default=None,
+        description="Pass rates of the two base models on a sample of the labels: what `s2d passrates` finds.",
     )
 
     @property

@@ -7,6 +7,7 @@ checkpoint; the runner resumes from the newest valid one.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from typing import Literal
 
 import psutil
 
+from s2d.atomic import write_atomic
 from s2d.events import NewEvent
 from s2d.observe import current_traceparent
 from s2d.observe.settings import HANDED_ON
@@ -64,8 +66,9 @@ def run(
     """
     folder = JobLayout(task.job_dir).stage(task.stage)
     folder.mkdir(parents=True, exist_ok=True)
-    task_file = folder / "task.json"
-    task_file.write_text(task.model_dump_json(indent=2))
+    # Each process has its own: one that begins late, after another claim, must not take that one's epoch for its own.
+    task_file = folder / f"task-{task.epoch}-{task.attempt:03d}.json"
+    write_atomic(task_file, task.model_dump_json(indent=2))
     log = folder / f"log-{task.attempt:03d}.txt"
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -101,7 +104,7 @@ def stage_command(devices: int) -> list[str]:
     return [*launch, *fixed, "--num_processes", str(devices), "--main_process_port", "0", "--module", "s2d.stages"]
 
 
-def environment(threads: int, gpus: int | None) -> dict[str, str]:
+def environment(threads: int, gpus: int | None, grace_s: float) -> dict[str, str]:
     """A stage's environment: as many GPUs as the plan counts on, the trace that it belongs to, and none of the
     service's secrets."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("S2D_") or name in HANDED_ON}
@@ -117,6 +120,8 @@ def environment(threads: int, gpus: int | None) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         # cuBLAS is only deterministic with a fixed workspace (PyTorch notes on reproducibility).
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        # A launcher kills its processes 30 s after SIGTERM unless told otherwise; when that is due is ours to say.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(grace_s) + 5),
     }
     return {**kept, **fixed}
 

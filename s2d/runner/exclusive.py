@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO
 
 import psutil
@@ -49,15 +49,16 @@ class Holder(BaseModel):
     process: ProcessId
 
 
-def take_over(layout: JobLayout, epoch: int | None, check: Callable[[], None]) -> int:
+@contextlib.contextmanager
+def taken_over(layout: JobLayout, epoch: int | None, check: Callable[[], None]) -> Iterator[int]:
     """Wait until no stage process of an earlier claim is alive, and fence them off: one that had only been started, and
-    not come to its lock, is killed here, or refuses to begin.
+    not come to its lock, is killed here, or refuses to begin. Until it is left nobody else takes the job over.
 
     Args:
         epoch: the claim's; None: one more than the last (a local run, whose folder is locked otherwise).
         check: called while waiting; what it raises ends the wait.
 
-    Returns:
+    Yields:
         The epoch, for the stages of this claim.
 
     Raises:
@@ -72,7 +73,7 @@ def take_over(layout: JobLayout, epoch: int | None, check: Callable[[], None]) -
         file.write(str(now))
         file.flush()
         os.fsync(file.fileno())
-    return now
+        yield now
 
 
 def join(layout: JobLayout, epoch: int) -> IO[str]:

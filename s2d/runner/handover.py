@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from s2d.atomic import write_atomic
 from s2d.events import NewEvent
-from s2d.runner.exclusive import Holder, holder, take_over, this_host
+from s2d.runner.exclusive import Holder, holder, taken_over, this_host
 from s2d.runner.layout import JobLayout
+from s2d.runner.retention import TRASH
 from s2d.runner.task import process_id
 
 Tell = Callable[[list[NewEvent]], None]
@@ -20,7 +23,7 @@ def hand_over(
     """No process of an earlier claim is alive after this, what it wrote is told, and no half-written file is left.
 
     Args:
-        epoch: the new claim's, see `take_over`.
+        epoch: the new claim's, see `taken_over`.
         missed: what stages wrote and the earlier claim did not come to tell; read once the last writer is gone.
         check: called while waiting; what it raises ends the wait.
 
@@ -28,17 +31,27 @@ def hand_over(
         The epoch for the new claim's stages.
 
     Raises:
-        Superseded, StageFailure: see `take_over`.
+        Superseded, StageFailure: see `taken_over`.
     """
     layout.root.mkdir(parents=True, exist_ok=True)
-    epoch = take_over(layout, epoch, check)
-    # Nobody is writing now: what a kill left half-written will never be renamed into its place.
-    for half in layout.root.rglob(".*.tmp"):
-        half.unlink()
-    for events in missed:
-        tell(events)
-    tell_end(layout, tell, None)
-    return epoch
+    with taken_over(layout, epoch, check) as newest:
+        # Nobody is writing now: what a kill left half-written will never be renamed into its place.
+        for half in _half_written(layout.root):
+            half.unlink(missing_ok=True)
+        for events in missed:
+            tell(events)
+        tell_end(layout, tell, None)
+    return newest
+
+
+def _half_written(root: Path) -> Iterator[Path]:
+    """What `write_atomic` leaves when it is killed. A janitor may be deleting meanwhile, so folders may vanish, which
+    `os.walk` takes for empty; what was set aside for deletion is left to it."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(TRASH)]
+        for name in files:
+            if name.startswith(".") and name.endswith(".tmp") and not name.startswith(TRASH):
+                yield Path(folder, name)
 
 
 def tell_start(layout: JobLayout, tell: Tell, stage: str, attempt: int, pid: int) -> None:

@@ -23,13 +23,14 @@ from s2d.plan.document import Plan, Training
 from s2d.plan.graph import WORKFLOW, Account, labels_read, made_by
 from s2d.runner import child
 from s2d.runner.child import ChildEnd, Wish
+from s2d.runner.events import read_events
 from s2d.runner.exclusive import Superseded
 from s2d.runner.handover import hand_over, tell_end, tell_start
 from s2d.runner.layout import JobLayout
 from s2d.runner.ledger import Ledger
-from s2d.runner.task import StageError, StageResult, StageTask, this_process
+from s2d.runner.task import EXIT_DISK_FULL, StageError, StageResult, StageTask, this_process
 
-#: How often a stage whose process was killed from outside is started again within one claim of the job.
+#: So many processes of a stage may be killed from outside, one after the other, without any of them getting further.
 MAX_CRASHES = 3
 REPORT_TIMEOUT_S = 300
 
@@ -137,7 +138,7 @@ class Pipeline:
             self._ledger.spend(account, role, labels)
 
     def _run_child(self, name: str) -> None:
-        crashes = 0
+        crashes = reached = 0
         while not self.layout.result(name).exists():
             end = self._start(name)
             tell_end(self.layout, self.host.events, end.status)
@@ -146,8 +147,11 @@ class Pipeline:
                 return
             if end.interrupted or self.host.wish() != "run":
                 raise _Stopped
-            crashes += 1
-            self._explain(name, end, crashes)
+            if self._changed(name, end):
+                continue
+            further = self._reached(name)
+            crashes, reached = (crashes + 1 if further == reached else 1), further
+            self._again(name, end, crashes)
 
     def _start(self, name: str) -> ChildEnd:
         folder = self.layout.stage(name)
@@ -168,7 +172,9 @@ class Pipeline:
         return child.run(
             task,
             command=self.command(devices),
-            environment=child.environment(hardware.cpu_threads, devices if hardware.device == "cuda" else None),
+            environment=child.environment(
+                hardware.cpu_threads, devices if hardware.device == "cuda" else None, self.grace_s
+            ),
             on_start=lambda pid: tell_start(self.layout, self.host.events, name, task.attempt, pid),
             on_events=self.host.events,
             wish=self.host.wish,
@@ -179,22 +185,39 @@ class Pipeline:
         base = {"base_teacher": self.plan.teacher.name, "base_student": self.plan.student.name}
         return base | {made: str(self.layout.model(made)) for stage in self.plan.stages if (made := made_by(stage))}
 
-    def _explain(self, name: str, end: ChildEnd, crashes: int) -> None:
-        """Try again when the process was killed from outside; else raise what it died of."""
+    def _reached(self, name: str) -> int:
+        """Grows with every checkpoint and every piece of work that a process of the stage has told of."""
+        files = self.layout.stage(name).glob("events-*.jsonl")
+        told = (event for file in files for event in read_events(file) if event["type"] in ("checkpoint", "progress"))
+        return len({(event["type"], event["message"], event["step"]) for event in told})
+
+    def _changed(self, name: str, end: ChildEnd) -> bool:
+        """Whether something was changed that lets the stage go on. False: nothing says what it died of.
+
+        Raises:
+            StageFailure: what it died of.
+        """
         failure_file = self.layout.stage(name) / "failure.json"
         if failure_file.exists():
             error = StageError.model_validate_json(failure_file.read_text())
             if error.code == "out_of_memory" and self._halve(name):
-                return
+                return True
             if error.code == "nan_loss" and self._roll_back(name, error):
-                return
+                return True
             raise StageFailure(error.message, code=error.code, stage=name, step=error.step, log=end.log_tail)
+        if end.status == EXIT_DISK_FULL:
+            told = f"{_ending(end)}: its disk was too full even to say so."
+            raise StageFailure(told, code="disk_full", stage=name, log=end.log_tail)
         if end.out_of_memory:
             if self._halve(name):
-                return
+                return True
             raise StageFailure(
                 f"{_ending(end)}: the host ran out of memory.", code="out_of_memory", stage=name, log=end.log_tail
             )
+        return False
+
+    def _again(self, name: str, end: ChildEnd, crashes: int) -> None:
+        """Let a stage that was killed from outside be started again, unless that has led nowhere."""
         # A launcher ends with status 1 when one of its processes was killed.
         killed = end.status < 0 or self.plan.hardware.devices > 1
         if not killed or crashes >= MAX_CRASHES:
@@ -247,7 +270,10 @@ class Pipeline:
         """
         command = [sys.executable, "-m", "s2d.report", str(self.layout.root)]
         try:
-            run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=REPORT_TIMEOUT_S)
+            # In a session of its own: a worker that is told to stop with its whole group ends when this is written.
+            run = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=REPORT_TIMEOUT_S, start_new_session=True
+            )
             trouble = None if run.returncode == 0 else run.stderr.strip()[-2000:]
         except subprocess.TimeoutExpired:
             trouble = f"it took more than {REPORT_TIMEOUT_S} s"

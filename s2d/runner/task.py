@@ -13,6 +13,8 @@ from s2d.plan.names import StageKind
 
 #: Exit status of a stage that was told to stop, saved a checkpoint and can be resumed (EX_TEMPFAIL).
 EXIT_INTERRUPTED = 75
+#: Of a stage that failed while its disk was so full that not even `failure.json` could be written (EX_IOERR).
+EXIT_DISK_FULL = 74
 
 
 class _Document(BaseModel):

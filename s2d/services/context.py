@@ -6,6 +6,7 @@ import os
 import secrets
 from dataclasses import dataclass
 
+from s2d.atomic import replace_durably
 from s2d.settings import Settings
 from s2d.store import keys
 from s2d.store.database import Database
@@ -34,13 +35,16 @@ def first_key(ctx: Context) -> str:
     if path.exists():
         secret = path.read_text().strip()
         with ctx.db.begin() as session:
-            # The file outlives a database that was replaced.
-            if keys.adopt(session, "first", secret):
+            # The file outlives a database that was replaced. An empty one, which an earlier version may have left on a
+            # host that lost its power, opens nothing.
+            if secret and keys.adopt(session, "first", secret):
                 return secret
     with ctx.db.begin() as session:
         _, secret = keys.create(session, "first")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secret + "\n")
-    temporary.replace(path)
+        file.flush()
+        os.fsync(file.fileno())
+    replace_durably(temporary, path)
     return secret

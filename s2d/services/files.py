@@ -11,6 +11,7 @@ from typing import BinaryIO
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from s2d.atomic import make_durable, make_folder
 from s2d.data.ingest import IngestReport, Limits, ingest
 from s2d.errors import InvalidRequest
 from s2d.services.context import Context
@@ -39,7 +40,7 @@ def upload(
         raise InvalidRequest(f"purpose must be one of {', '.join(PURPOSES)}, not {purpose!r}.", param="purpose")
     file_id = new_id("file")
     folder = ctx.settings.file_dir(file_id)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     kept: FileRow | None = None
     try:
         report = _store(ctx, stream, folder)
@@ -64,6 +65,8 @@ def _store(ctx: Context, stream: BinaryIO, folder: Path) -> IngestReport:
     stream.seek(0)
     with (folder / "upload.jsonl").open("wb") as kept:
         shutil.copyfileobj(stream, kept)
+    # Its row in the database is to name nothing that a host without power would lose.
+    make_durable(folder)
     return report
 
 

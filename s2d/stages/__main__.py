@@ -1,12 +1,11 @@
 """Run one stage in this process: `python -m s2d.stages TASK.json`.
 
 Exit status: 0 with `result.json` written; 75 when told to stop and resumable; 1 with `failure.json` that names the
-reason.
+reason; 74 when the disk is too full for that file.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
@@ -16,15 +15,15 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from s2d.atomic import write_atomic
-from s2d.errors import S2DError
+from s2d.atomic import make_durable, sync, write_atomic
+from s2d.errors import S2DError, is_disk_full
 from s2d.observe import OFF, Attributes, ObserveSettings, open_tracing, set_up
 from s2d.plan.document import Stage, Training
 from s2d.plan.flops import Compute
 from s2d.runner.events import read_events
 from s2d.runner.exclusive import Superseded
 from s2d.runner.layout import JobLayout
-from s2d.runner.task import EXIT_INTERRUPTED, StageError, StageResult, StageTask
+from s2d.runner.task import EXIT_DISK_FULL, EXIT_INTERRUPTED, StageError, StageResult, StageTask
 from s2d.stages.checkpoints import MANIFEST
 from s2d.stages.peak import peak_memory_gib
 from s2d.stages.runtime import Interrupted, StageRuntime
@@ -49,7 +48,7 @@ def program(arguments: list[str], entry: Callable[[Stage], Entry] | None = None)
     ):
         status = main(arguments, entry)
         span.set({"process.exit.code": status})
-        if status == 1:
+        if status not in (0, EXIT_INTERRUPTED):
             span.fail("The stage failed; its log has the reason.")
     return status
 
@@ -64,8 +63,7 @@ def main(arguments: list[str], entry: Callable[[Stage], Entry] | None = None) ->
         return EXIT_INTERRUPTED
     except Exception as err:
         _log.exception("%s failed", task.stage)
-        _fail(JobLayout(task.job_dir).stage(task.stage), err)
-        return 1
+        return _fail(JobLayout(task.job_dir).stage(task.stage), err)
     return 0
 
 
@@ -89,7 +87,20 @@ def _run(runtime: StageRuntime, entry: Callable[[Stage], Entry]) -> None:
         peak = peak_memory_gib(runtime.plan.hardware.device)
         measured = {"seconds": seconds, "flops": spent, "peak_memory_gib": round(peak, 4)}
         final = result.model_copy(update=measured)
+        _bring_to_disk(runtime)
         write_atomic(runtime.folder / "result.json", final.model_dump_json(indent=1))
+
+
+def _bring_to_disk(runtime: StageRuntime) -> None:
+    """What the result vouches for: after it this stage is never run again, and its checkpoints are deleted.
+
+    Models, rollouts and evaluations were brought there when they were written.
+    """
+    layout = runtime.layout
+    # Checkpoints have hashes, and serve nobody from now on.
+    make_durable(runtime.folder, without=("checkpoints",))
+    for path in (layout.ledger, runtime.folder.parent, layout.root):
+        sync(path)
 
 
 def seconds_before(runtime: StageRuntime) -> float:
@@ -135,8 +146,8 @@ def _entry(stage: Stage) -> Entry:
             return evaluate.run
 
 
-def _fail(folder: Path, err: Exception) -> None:
-    """Leave the reason.
+def _fail(folder: Path, err: Exception) -> int:
+    """Leave the reason; returns the exit status.
 
     In a launch of several an unknown error is most often only the absence of another process: it leaves none, and the
     runner takes it for a crash to resume from.
@@ -149,14 +160,20 @@ def _fail(folder: Path, err: Exception) -> None:
                 shutil.rmtree(part, ignore_errors=True)
     error = StageError(code=code, message=str(err) or repr(err), step=getattr(err, "details", {}).get("step"))
     if code != "stage_failed" or os.environ.get("WORLD_SIZE", "1") == "1":
-        write_atomic(folder / "failure.json", error.model_dump_json())
+        try:
+            write_atomic(folder / "failure.json", error.model_dump_json())
+        except OSError as unwritten:
+            if not is_disk_full(unwritten):
+                raise
+            # An exit status needs no room.
+            return EXIT_DISK_FULL
+    return 1
 
 
 def _code(err: Exception) -> str:
     if isinstance(err, S2DError):
         return err.code
-    # safetensors and torch wrap the system's error in their own.
-    if (isinstance(err, OSError) and err.errno == errno.ENOSPC) or "No space left on device" in str(err):
+    if is_disk_full(err):
         return "disk_full"
     # On CPU torch says so in words alone.
     if isinstance(err, MemoryError) or type(err).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(err):

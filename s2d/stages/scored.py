@@ -18,6 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from s2d.atomic import sync
+
 Forward = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 """Ids and mask, (1, T) each, and the number K of completion tokens → hidden states (1, K, H)."""
 
@@ -51,10 +53,12 @@ class ScoredOnce:
                 hidden_1KH = forward(ids_1T, torch.ones_like(ids_1T), len(completion))
             partial = path.with_suffix(f".{os.getpid()}")
             save_file({"hidden": hidden_1KH[0].cpu().contiguous()}, partial)
+            # A later process reads it without a hash, and half of a file may have the length of the whole.
+            sync(partial)
             partial.rename(path)
         try:
             return load_file(path)["hidden"]
         except (OSError, SafetensorError):
-            # A host that fell over can leave an empty file behind.
+            # Damaged on the disk, or an earlier version's on a host that fell over.
             path.unlink(missing_ok=True)
             return self._row(inputs, row, forward)

@@ -11,7 +11,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Float, create_engine, event
-from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine import URL, Engine, ExceptionContext, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
@@ -23,6 +23,22 @@ from s2d.store.tenancy import bind
 #: What SQLAlchemy raises while a server is gone, going, or out of connections.
 DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
 MIGRATIONS = Path(__file__).parent / "migrations"
+#: A process that is stopped in the middle of a transaction would keep its rows locked, a job that others are to take
+#: over among them, for as long as it sleeps. PostgreSQL ends its session after so many seconds.
+MOST_IDLE_S = 10
+#: PostgreSQL's code for that (appendix A, class 25).
+IDLE_TOO_LONG = "25P03"
+#: A database's host that vanishes (no power, a cut cable) says nothing. TCP alone waits a quarter of an hour for the
+#: answer to what was sent, and where nothing was sent two hours or for ever; meanwhile no lease is renewed and no other
+#: connection is tried. In seconds, the last in milliseconds; libpq ignores them on a unix socket.
+NETWORK_PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 
 
 class db_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function that it is
@@ -93,7 +109,11 @@ class Database:
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "postgresql":
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        patience = {name: value for name, value in NETWORK_PATIENCE.items() if name not in url.query}
+        engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=patience)
+        event.listen(engine, "connect", _postgres_connect)
+        event.listen(engine, "handle_error", _postgres_error)
+        return engine
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
@@ -102,10 +122,26 @@ def _engine(url: URL) -> Engine:
     return engine
 
 
+def _postgres_connect(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{MOST_IDLE_S}s'")
+    connection.commit()
+
+
+def _postgres_error(context: ExceptionContext) -> OperationalError | None:
+    """A session that the server has ended for having slept is a server that is away, like any other lost connection."""
+    if getattr(context.original_exception, "sqlstate", None) != IDLE_TOO_LONG:
+        return None
+    context.is_disconnect = True
+    return OperationalError(context.statement, context.parameters, context.original_exception)
+
+
 def _sqlite_connect(connection: Any, _record: Any) -> None:
     # autocommit at the driver: SQLAlchemy's BEGIN below is the only one.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+    # FULL: with NORMAL, commits of the last moments go with the host's power, and with them a job whose 202 was sent or
+    # the end of an API key that was revoked.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from s2d.errors import FAILURE_CODES, Conflict, NotFound
-from s2d.events import NewEvent
+from s2d.events import NewEvent, Origin
 from s2d.observe import current_traceparent, span
 from s2d.store import events, outbox
 from s2d.store.database import db_now
@@ -139,31 +139,57 @@ def hold(session: Session, claim: Claim) -> None:
         raise LeaseLost(claim.job_id)
 
 
-def record(session: Session, claim: Claim, progress: dict[str, Any], new: Sequence[NewEvent]) -> None:
+def record(
+    session: Session, claim: Claim, progress: dict[str, Any], new: Sequence[NewEvent], write: str | None = None
+) -> None:
     """Events and the progress they amount to, in one fenced write.
+
+    Args:
+        write: names this write. Where a connection broke after the commit and before its answer, the writer tries again
+            what is there already: the same name twice in a row is stored once. None: it is not tried again.
 
     Raises:
         LeaseLost: see `heartbeat`.
     """
-    if session.execute(_held(claim).values(progress=progress).returning(JobRow.id)).one_or_none() is None:
+    before = session.execute(_held(claim).returning(JobRow.last_write).values(progress=progress)).one_or_none()
+    if before is None:
         raise LeaseLost(claim.job_id)
+    if write is not None and before.last_write == write:
+        return
     if new:
         events.append(session, claim.job_id, claim.epoch, new)
-    read = [event.origin for event in new if event.origin is not None]
-    if read:
-        session.execute(_held(claim).values(events_read=read[-1].model_dump()))
+    read = _last_origin(new)
+    values = {"events_read": read.model_dump()} if read else {}
+    session.execute(_held(claim).values(last_write=write, **values))
 
 
-def record_missed(session: Session, job_id: str, epoch: int, missed: Sequence[NewEvent]) -> None:
+def record_missed(
+    session: Session, job_id: str, epoch: int, missed: Sequence[NewEvent], since: Origin | None
+) -> Origin | None:
     """Events of a job that nobody holds any more, found where its last worker was lost.
 
+    Args:
+        since: up to where they were stored when they were looked for.
+
+    Returns:
+        Up to where they are stored now.
+
     Raises:
-        LeaseLost: somebody has claimed it since; they are that one's to record.
+        LeaseLost: somebody has claimed the job, or stored them, since.
     """
+    query = select(JobRow.events_read).where(JobRow.id == job_id, JobRow.epoch == epoch).with_for_update()
+    row = session.execute(query).one_or_none()
+    if row is None or row.events_read != (since.model_dump() if since else None):
+        raise LeaseLost(job_id)
     events.append(session, job_id, epoch, missed)
-    read = [event.origin for event in missed if event.origin is not None]
+    read = _last_origin(missed) or since
     if read:
-        session.execute(update(JobRow).where(JobRow.id == job_id).values(events_read=read[-1].model_dump()))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(events_read=read.model_dump()))
+    return read
+
+
+def _last_origin(new: Sequence[NewEvent]) -> Origin | None:
+    return next((event.origin for event in reversed(new) if event.origin is not None), None)
 
 
 def finish(
@@ -337,6 +363,11 @@ def _held(claim: Claim) -> Any:
 
 def _state_event(state: JobState, level: str = "info", **data: Any) -> NewEvent:
     return NewEvent(type="state", level=level, message=f"job {state}", data={"state": state, **data})
+
+
+def now(session: Session) -> float:
+    """Seconds since the epoch on the clock that leases are kept by."""
+    return float(session.scalar(select(db_now())) or 0.0)
 
 
 def endings(session: Session) -> list[tuple[str, float | None]]:

@@ -31,13 +31,27 @@ def mark_sent(session: Session, message_id: int) -> None:
     session.execute(update(OutboxRow).where(OutboxRow.id == message_id).values(sent_at=db_now()))
 
 
-def resend_stale(session: Session, older_than_s: float) -> int:
-    """Jobs that are still queued long after their message was sent: the broker may have lost it. Returns how many.
-
-    Messages of jobs that wait no more are dropped, so that the table stays as small as the queue.
-    """
+def drop_needless(session: Session) -> None:
+    """Sent messages of jobs that wait no more go, so that the table stays as small as the queue."""
     queued = select(JobRow.id).where(JobRow.state == "queued")
     session.execute(delete(OutboxRow).where(OutboxRow.sent_at.is_not(None), OutboxRow.job_id.not_in(queued)))
+
+
+def waiting(session: Session) -> int:
+    """Jobs that a worker could run now."""
+    return session.scalar(select(func.count()).select_from(JobRow).where(JobRow.state == "queued", due())) or 0
+
+
+def resend_stale(session: Session, older_than_s: float, held: int) -> int:
+    """Send again for jobs that are still queued long after their message was sent. Returns how many.
+
+    Args:
+        held: messages that the broker has. With one for each waiting job none is lost: the workers are busy, and a copy
+            more every time would pile up behind a week-long job.
+    """
+    if held >= waiting(session):
+        return 0
+    queued = select(JobRow.id).where(JobRow.state == "queued")
     # One message is enough to wake a worker.
     newest = select(func.max(OutboxRow.id)).where(OutboxRow.job_id.in_(queued)).group_by(OutboxRow.job_id)
     stale = OutboxRow.id.in_(newest), OutboxRow.sent_at < db_now() - older_than_s

@@ -88,6 +88,8 @@ class JobRow(Owned, Base):
     available_at: Mapped[float | None] = mapped_column(Float(53))
     # Where the last stored event of a stage ends (`s2d.events.Origin`): whoever takes the job over reads on there.
     events_read: Mapped[dict[str, Any] | None]
+    # Names the last write of events: one that is tried again after a lost answer is stored once.
+    last_write: Mapped[str | None] = mapped_column(String(32))
     last_seq: Mapped[int] = mapped_column(Integer, default=0)
     progress: Mapped[dict[str, Any]]
     error: Mapped[dict[str, Any] | None]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from s2d.verifiers.extract import MAX_COMPLETION_CHARS, final_answer, unwrap
 
-_LETTER = re.compile(r"(?:(?:option|choice)\s)?\(?\s?(?P<letter>[A-Za-z])\s?(?:$|[).:,](?:.*)$)", re.DOTALL)
+_LETTER = re.compile(r"(?:(?i:option|choice)\s)?\(?\s?(?P<letter>[A-Za-z])\s?(?:$|[).:,](?:.*)$)", re.DOTALL)
 
 
 class ChoiceOptions(BaseModel):

@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from tiny import labels, plan_for
+from tiny import SHORT, labels, plan_for
 from traces import metrics, rewards, weights
 
 from s2d.data.ingest import ingest
@@ -213,3 +213,43 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_the_job_goes_on_when_there_
     assert run_plan(teacher_only(plan), upload, out, events.append).state == "succeeded"
     assert [one.message for one in events if one.message.startswith("resuming")] == ["resuming from checkpoint-2"]
     assert sha256_file(out / "models" / "rl_teacher" / "model.safetensors") == weights(whole)["rl_teacher"]
+
+
+class Filler(Harm):
+    """A host that fills the disk with a file when an event comes."""
+
+    def __init__(self, folder: Path, at: tuple[str, int]) -> None:
+        self.file = folder / "filler"
+        self.seen: list[NewEvent] = []
+        self._at = at
+
+    def events(self, events: Sequence[NewEvent]) -> None:
+        self.seen += events
+        if self._at in [(event.type, event.step) for event in events] and not self.file.exists():
+            with suppress(OSError), self.file.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+
+
+@pytest.mark.fault(9)
+def test_a_disk_that_is_too_full_for_the_reason_is_named_all_the_same(upload: Path, tmp_path: Path) -> None:
+    """Events, the log and the reason of the failure lie on the disk that is full. A drill: no training is needed."""
+    stages = {**SHORT["stages"], "teacher_rl": {**SHORT["stages"]["teacher_rl"], "steps": 120, "save_every": 40}}
+    plan, out = teacher_only(plan_for(upload, stages=stages)), tmp_path / "full"
+    folder = JobLayout(out).stage("teacher_rl")
+    with small_disk(out, "size=4m"):
+        host = Filler(out, ("checkpoint", 40))
+        with upload.open("rb") as stream:
+            ingest(stream, out / "rows.jsonl")
+        drill = [sys.executable, "-m", "s2d.stages.drill"]
+        pipeline = Pipeline(plan, out / "rows.jsonl", JobLayout(out), host, command=lambda _: drill)
+        outcome = pipeline.run()
+        assert outcome.error is not None
+        assert (outcome.error["code"], outcome.error["stage"]) == ("disk_full", "teacher_rl"), outcome.error
+        assert "status 74" in outcome.error["message"]
+        assert (host.file.exists(), (folder / "failure.json").exists()) == (True, False)
+        steps = [event.step or 0 for event in host.seen if event.type == "metrics"]
+        assert 40 <= max(steps) < 80, "the next event, and no checkpoint, was what found no room"
+        host.file.unlink()
+        assert pipeline.run().state == "succeeded"
+    assert [one.message for one in host.seen if one.message.startswith("resuming")] == ["resuming from checkpoint-40"]

@@ -11,7 +11,7 @@ import pytest
 from faults_testing import OPTIONS, Fault
 
 from benchmarks.invariants import processes
-from benchmarks.rig import freeze, gone, kill, stop, thaw, until
+from benchmarks.rig import freeze_between_writes, gone, kill, stop, thaw, until
 
 STAGES = ("teacher_rl", "teacher_rollouts", "warmup", "opd", "student_rl", "direct_grpo", "evaluate")
 
@@ -100,7 +100,7 @@ def test_a_worker_that_overslept_its_lease_writes_nothing_more(fault: Fault) -> 
     job = fault.job(stages={**OPTIONS["stages"], "teacher_rl": {**OPTIONS["stages"]["teacher_rl"], "steps": 400}})
     fault.client.wait_for_step(job, "teacher_rl", 12)
     (trainer,) = fault.rig.stages(job)
-    freeze(sleeper)
+    freeze_between_writes(fault.rig, sleeper)
     assert gone([trainer], within_s=2 * fault.rig.settings.lease_s), "its stage does not trust a silent supervisor"
     fault.rig.start_worker()
     # Awake again while the other one is at work on it.

@@ -233,6 +233,6 @@ def test_a_log_line_names_the_trace(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_stage_is_given_the_trace_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S2D_DATABASE_URL", "postgresql+psycopg://s2d:hunter2@db/s2d")
     monkeypatch.setenv("S2D_LOG_FORMAT", "json")
-    given = child.environment(1, None)
+    given = child.environment(1, None, 30)
     assert {name for name in given if name.startswith("S2D_")} == {"S2D_LOG_FORMAT"}
     assert "TRACEPARENT" not in given

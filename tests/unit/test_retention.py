@@ -23,7 +23,9 @@ KEPT = (
     "data/split.json", "data/.test.jsonl.1.tmp", "rollouts/teacher_rollouts/.part-0.jsonl.1.tmp",
     "rollouts/teacher_rollouts/part-0.jsonl", "evaluations/a.json", "report/report.json", "report/.report.md.9.tmp",
 )  # fmt: skip
-KEPT_OF_STAGE = ("events-001.jsonl", "log-001.txt", "task.json", "micro_batch", "rolled_back", "checkpoints/README.md")
+KEPT_OF_STAGE = (
+    "events-001.jsonl", "log-001.txt", "task-1-001.json", "micro_batch", "rolled_back", "checkpoints/README.md",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

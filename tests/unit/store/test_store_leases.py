@@ -6,11 +6,11 @@ import threading
 import time
 
 import pytest
-from store_testing import claim, held, new_job
+from store_testing import claim, filled, held, new_job
 
 from s2d.events import NewEvent, Origin
-from s2d.store import events, jobs, outbox
-from s2d.store.database import Database
+from s2d.store import database, events, jobs, outbox
+from s2d.store.database import DATABASE_AWAY, Database
 from s2d.store.events import LeaseLost
 from s2d.store.tables import JobRow
 
@@ -148,25 +148,99 @@ def test_a_held_lease_is_left_alone(db: Database) -> None:
         assert jobs.requeue_lost(session, max_attempts=1) == []
 
 
+def test_a_write_that_is_tried_again_after_a_lost_answer_is_stored_once(db: Database) -> None:
+    taken = held(db, new_job(db))
+    told = [NewEvent(type="process"), NewEvent(type="message", origin=Origin(file="a", offset=10))]
+    for write in ("w1", "w1", "w2", "w2", "w1"):
+        with db.begin() as session:
+            jobs.record(session, taken, {"step": 1}, told, write)
+    with db.read() as session:
+        stored = [row.type for row in events.since(session, taken.job_id, 0, 100)]
+    assert stored == ["state", "state", *3 * ["process", "message"]]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_worker_that_sleeps_in_a_write_does_not_keep_its_job_from_others(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "MOST_IDLE_S", 1)
+    with filled(database_url) as db:
+        asleep = held(db, new_job(db), lease_s=-1)
+
+        def moved() -> list[jobs.Moved]:
+            with db.begin() as session:
+                return jobs.requeue_lost(session, max_attempts=5)
+
+        with pytest.raises(DATABASE_AWAY), db.begin() as session:
+            jobs.hold(session, asleep)
+            deadline = time.monotonic() + 30
+            while not (found := moved()) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert [one.state for one in found] == ["queued"]
+        with pytest.raises(LeaseLost), db.begin() as session:
+            jobs.hold(session, asleep)
+
+
+def test_what_two_find_of_a_lost_job_is_stored_by_one(db: Database) -> None:
+    taken = held(db, new_job(db))
+    at = [Origin(file="a", offset=offset) for offset in (10, 20, 30)]
+    with db.begin() as session:
+        jobs.record(session, taken, {}, [NewEvent(type="message", origin=at[0])])
+        jobs.request_cancel(session, taken.job_id)
+        jobs.finish(session, taken, "queued")
+    missed = [[NewEvent(type="message", message=str(one.offset), origin=one)] for one in at[1:]]
+    end = [NewEvent(type="process", message="ended")]
+
+    def tell(some: list[NewEvent], since: Origin | None) -> Origin | None:
+        with db.begin() as session:
+            return jobs.record_missed(session, taken.job_id, taken.epoch, some, since)
+
+    assert tell(missed[0], at[0]) == at[1]
+    with pytest.raises(LeaseLost):
+        tell(missed[0], at[0])
+    assert tell(missed[1], at[1]) == tell(end, at[2]) == at[2]
+    for since in (None, at[1]):
+        with pytest.raises(LeaseLost):
+            tell(end, since)
+    with db.read() as session:
+        messages = [row.message for row in events.since(session, taken.job_id, 0, 100) if row.type != "state"]
+    assert messages == ["", "20", "30", "ended"]
+
+
+def test_nothing_is_sent_again_while_the_broker_has_a_message_for_each_job_that_can_run(db: Database) -> None:
+    ids = [new_job(db) for _ in range(3)]
+    waits = held(db, new_job(db), lease_s=-1)
+    with db.begin() as session:
+        jobs.requeue_lost(session, max_attempts=5, backoff_s=1000)
+        for message in outbox.unsent(session):
+            outbox.mark_sent(session, message.id)
+        assert jobs.get(session, waits.job_id).state == "queued"
+        assert outbox.waiting(session) == 3
+        assert outbox.resend_stale(session, older_than_s=-1, held=3) == 0
+        assert outbox.resend_stale(session, older_than_s=-1, held=2) == 3
+        assert sorted(one.job_id for one in outbox.unsent(session)) == sorted(ids)
+
+
 def test_a_message_is_written_with_its_job_and_sent_again_when_lost(db: Database) -> None:
     job_id = new_job(db)
     with db.begin() as session:
         (message,) = outbox.unsent(session)
         assert message.job_id == job_id
         outbox.mark_sent(session, message.id)
-        assert outbox.resend_stale(session, older_than_s=60) == 0
-        assert outbox.resend_stale(session, older_than_s=-1) == 1
+        assert outbox.resend_stale(session, older_than_s=60, held=0) == 0
+        assert outbox.resend_stale(session, older_than_s=-1, held=0) == 1
         assert len(outbox.unsent(session)) == 1
     taken = held(db, job_id)
     with db.begin() as session:
         assert jobs.finish(session, taken, "queued") == "queued"
         for one in outbox.unsent(session):
             outbox.mark_sent(session, one.id)
-        assert outbox.resend_stale(session, older_than_s=-1) == 1, "one message a job, however many were sent"
+        assert outbox.resend_stale(session, older_than_s=-1, held=0) == 1, "one message a job, however many were sent"
     held(db, job_id)
     with db.begin() as session:
         outbox.mark_sent(session, max(one.id for one in outbox.unsent(session)))
-        assert outbox.resend_stale(session, older_than_s=-1) == 0
+        outbox.drop_needless(session)
+        assert outbox.resend_stale(session, older_than_s=-1, held=0) == 0
         assert outbox.unsent(session) == []
 
 

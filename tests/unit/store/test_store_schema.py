@@ -39,7 +39,7 @@ def fill_as_released(database: Database) -> None:
         "label_ledger": [label, {**label, "label_id": "b", "role": "validation", "stage": "teacher_rollouts"},
                          {**label, "label_id": "c", "role": "test", "stage": "evaluate"}],
         "outbox": [{"id": 1, "job_id": "job_1"}],
-        "students": [{"id": "student-1", "job_id": "job_1", "path": "/p"}],
+        "students": [{"id": "student-1", "job_id": "job_1", "path": "/p", "arm": "workflow", "tenant": "default"}],
         "api_keys": [{"id": "key_1", "name": "first", "key_hash": "h"}],
         "plan_tenants": [{"plan_id": "plan_1", "tenant": "default"}],
         "idempotency_keys": [{"scope": "jobs", "key": "k", "request_hash": "h", "resource_id": "job_1"}],
@@ -55,7 +55,7 @@ def fill_as_released(database: Database) -> None:
                 session.execute(insert(known.tables[name]).values(kept))
 
 
-@pytest.mark.parametrize("released", ["0001", "0002", "0003"])
+@pytest.mark.parametrize("released", ["0001", "0002", "0003", "0004"])
 def test_every_released_schema_is_carried_over_with_what_is_in_it(database_url: str, released: str) -> None:
     database = Database(database_url)
     database.migrate(released)

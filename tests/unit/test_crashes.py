@@ -1,0 +1,106 @@
+"""A stage that is killed again and again: how long it is started anew, and what each process is told."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import labels, plan_for
+
+from s2d.errors import StageFailure
+from s2d.events import NewEvent
+from s2d.runner import child, pipeline
+from s2d.runner.layout import JobLayout
+from s2d.runner.pipeline import MAX_CRASHES, Pipeline
+
+#: Gets one step further than the process before it, or not, and is killed; the seventh ends well.
+STAGE = """
+import json, os, signal, sys
+task = json.loads(open(sys.argv[1]).read())
+folder = os.path.dirname(sys.argv[1])
+n = task["attempt"]
+with open(f"{folder}/events-{n:03d}.jsonl", "w") as file:
+    step = n if FURTHER else 1
+    event = {"type": "checkpoint", "stage": task["stage"], "step": step, "message": f"checkpoint-{step} written"}
+    file.write(json.dumps(event) + "\\n")
+if n < 7:
+    os.kill(os.getpid(), signal.SIGKILL)
+open(f"{folder}/result.json", "w").write("{}")
+"""
+
+
+class Recorder:
+    """A host that lets everything happen."""
+
+    epoch = None
+
+    def __init__(self) -> None:
+        self.seen: list[NewEvent] = []
+
+    def events(self, events: list[NewEvent]) -> None:
+        self.seen.extend(events)
+
+    def missed(self, layout: Any, stages: Any) -> Any:
+        return ()
+
+    def wish(self) -> Any:
+        return "run"
+
+    def spend(self, account: Any, role: str, labels: Any) -> None: ...
+
+
+def run_stage(tmp_path: Path, further: bool, monkeypatch: pytest.MonkeyPatch) -> list[NewEvent]:
+    monkeypatch.setattr(pipeline.time, "sleep", lambda _: None)
+    script = tmp_path / "stage.py"
+    script.write_text(textwrap.dedent(STAGE).replace("FURTHER", str(further)))
+    upload, host = labels(tmp_path / "rows.jsonl"), Recorder()
+    plan = plan_for(upload)
+    run = Pipeline(plan, upload, JobLayout(tmp_path / "job"), host, command=lambda _: [sys.executable, str(script)])
+    run._epoch = 1
+    run._run_child("teacher_rl")
+    return host.seen
+
+
+def test_a_stage_that_gets_further_each_time_goes_on_however_often_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = run_stage(tmp_path, True, monkeypatch)
+    again = [event for event in seen if "starting it again" in event.message]
+    assert len(again) == 6 > MAX_CRASHES
+
+
+def test_a_stage_that_is_killed_at_the_same_place_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StageFailure, match="signal 9"):
+        run_stage(tmp_path, False, monkeypatch)
+    folder = JobLayout(tmp_path / "job").stage("teacher_rl")
+    tasks = sorted(path.name for path in folder.glob("task-*.json"))
+    assert tasks == [f"task-1-{n:03d}.json" for n in range(1, MAX_CRASHES + 1)], "each process has its own"
+    assert [json.loads((folder / name).read_text())["attempt"] for name in tasks] == [1, 2, 3]
+
+
+def test_a_launcher_waits_longer_for_its_processes_than_the_runner() -> None:
+    assert int(child.environment(1, None, 300.0)["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) > 300
+
+
+def test_a_report_is_written_though_the_whole_group_is_told_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `s2d up` and systemd stop a worker: SIGTERM to its group, which the worker itself lives through."""
+    upload, host = labels(tmp_path / "rows.jsonl"), Recorder()
+    run = Pipeline(plan_for(upload), upload, JobLayout(tmp_path / "job"), host)
+    given: dict[str, Any] = {}
+
+    class Done:
+        returncode, stderr = 0, ""
+
+    def record(_command: list[str], **options: Any) -> Done:
+        given.update(options)
+        return Done()
+
+    monkeypatch.setattr(pipeline.subprocess, "run", record)
+    assert run._report() == run.layout.report / "report.json"
+    assert given["start_new_session"]
