@@ -159,7 +159,7 @@ class Pipeline:
         task = StageTask(
             job_dir=self.layout.root,
             stage=name,
-            attempt=1 + len(list(folder.glob("events-*.jsonl"))),
+            attempt=1 + _attempts(folder),
             epoch=self._epoch,
             models=self._models(),
             micro_batch=_read_number(self.layout.micro_batch(name)),
@@ -282,6 +282,13 @@ class Pipeline:
         message = f"The report could not be written: {trouble}"
         self.host.events([NewEvent(type="message", level="error", message=message)])
         return None
+
+
+def _attempts(folder: Path) -> int:
+    """The highest number of an attempt at a stage. Its task is brought to the disk before it begins, its events are
+    not: a host without power may lose that file, and whoever read from it must not take the next one for it."""
+    files = (*folder.glob("task-*.json"), *folder.glob("events-*.jsonl"))
+    return max((int(path.stem.rsplit("-", 1)[1]) for path in files), default=0)
 
 
 def _read_number(path: Path) -> int | None:

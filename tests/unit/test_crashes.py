@@ -82,6 +82,19 @@ def test_a_stage_that_is_killed_at_the_same_place_is_given_up(tmp_path: Path, mo
     assert [json.loads((folder / name).read_text())["attempt"] for name in tasks] == [1, 2, 3]
 
 
+def test_a_number_of_an_attempt_is_not_given_twice_though_its_events_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = JobLayout(tmp_path / "job").stage("teacher_rl")
+    folder.mkdir(parents=True)
+    (folder / "task-1-004.json").touch()
+    (folder / "events-003.jsonl").touch()
+    run_stage(tmp_path, True, monkeypatch)
+    assert sorted(path.name for path in folder.glob("events-*")) == [
+        f"events-{number:03d}.jsonl" for number in (3, 5, 6, 7)
+    ]
+
+
 def test_a_launcher_waits_longer_for_its_processes_than_the_runner() -> None:
     assert int(child.environment(1, None, 300.0)["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) > 300
 
