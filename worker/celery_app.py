@@ -19,11 +19,13 @@ from s2d.observe import OFF, Tracing, open_tracing, set_up
 from s2d.services.context import Context, open_context
 from s2d.settings import Settings
 from worker.janitor import Janitor
-from worker.outbox import Outbox
+from worker.outbox import Outbox, Resend
 from worker.reaper import Reaper
 from worker.threads import Periodic
 
 TASK = "s2d.run_job"
+#: So long a broker is waited for that is asked what it holds.
+BROKER_PATIENCE_S = 5.0
 
 
 def make_app(settings: Settings) -> Celery:
@@ -74,7 +76,8 @@ class Housekeeping:
     def start(self) -> None:
         self._threads = [
             Outbox(lambda: self.context, publish),
-            Reaper(lambda: self.context, self._settings.lease_s, lambda: held(app)),
+            Resend(lambda: self.context, self._settings.lease_s, lambda: held(app)),
+            Reaper(lambda: self.context, self._settings.lease_s),
             Janitor(lambda: self.context),
         ]
         for thread in self._threads:
@@ -93,7 +96,8 @@ def publish(job_id: str) -> None:
 
 def held(app: Celery) -> int:
     """Messages that wait at the app's broker. Raises kombu's OperationalError while it is away."""
-    with app.connection_for_read() as connection:
+    patience = {"socket_timeout": BROKER_PATIENCE_S, "socket_connect_timeout": BROKER_PATIENCE_S}
+    with app.connection_for_read(transport_options=patience) as connection:
         try:
             connection.ensure_connection(max_retries=1, interval_start=0)
             return int(connection.default_channel.queue_declare(app.conf.task_default_queue).message_count)

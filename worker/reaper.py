@@ -1,4 +1,4 @@
-"""Finds jobs whose worker is gone and messages that the broker lost."""
+"""Finds jobs whose worker is gone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 
-from kombu.exceptions import OperationalError
 from sqlalchemy.orm import Session
 
 from s2d.errors import NotFound, StageFailure
@@ -26,20 +25,12 @@ from worker.threads import Periodic
 
 _log = logging.getLogger("s2d.worker")
 
-#: A queued job's message is sent again after this many leases: the broker may have lost it.
-RESEND_LEASES = 2
-
 
 class Reaper(Periodic):
-    """Args:
-    held: how many messages the broker has; raises OperationalError while it is away.
-    """
-
-    def __init__(self, ctx: Callable[[], Context], lease_s: float, held: Callable[[], int]) -> None:
+    def __init__(self, ctx: Callable[[], Context], lease_s: float) -> None:
         super().__init__("reaper", lease_s / 4)
         self._ctx = ctx
         self._lease_s = lease_s
-        self._held = held
         #: The database's clock minus ours, seconds, at the last turn.
         self._ahead_s: float | None = None
 
@@ -59,7 +50,6 @@ class Reaper(Periodic):
         for left in _left_behind(ctx):
             with bind(job_id=left.job_id, epoch=left.epoch):
                 _tidy(ctx, left)
-        self._resend(ctx)
 
     def _slept(self, session: Session) -> bool:
         """Whether the database's clock has run ahead of ours since the last turn: this host was suspended, or that
@@ -67,16 +57,6 @@ class Reaper(Periodic):
         ahead_s = jobs.now(session) - time.monotonic()
         before, self._ahead_s = self._ahead_s, ahead_s
         return before is not None and ahead_s - before > self._lease_s / 2
-
-    def _resend(self, ctx: Context) -> None:
-        # Asked outside a transaction: a broker that does not answer must not keep the database's write lock.
-        try:
-            held = self._held()
-        except OperationalError as err:
-            _log.warning("the broker cannot be asked what it holds: %s", err)
-            return
-        with ctx.db.begin() as session:
-            outbox.resend_stale(session, RESEND_LEASES * self._lease_s, held)
 
 
 def _left_behind(ctx: Context) -> list[Moved]:
@@ -98,6 +78,14 @@ def _left_behind(ctx: Context) -> list[Moved]:
 
 
 def _tidy(ctx: Context, lost: Moved) -> None:
+    try:
+        _hand_over(ctx, lost)
+    except Exception:
+        # A damaged folder of one job must not keep the reaper from all others.
+        _log.exception("job %s cannot be tidied", lost.job_id)
+
+
+def _hand_over(ctx: Context, lost: Moved) -> None:
     """What the lost worker left of a job that no worker will claim now, as a next claim would have found it."""
     job_id = lost.job_id
     layout = JobLayout(ctx.settings.job_dir(job_id))

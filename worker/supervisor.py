@@ -20,6 +20,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from s2d.atomic import make_folder
 from s2d.errors import S2DError, StageFailure, is_disk_full
 from s2d.events import NewEvent, Origin
 from s2d.observe import OFF, Attributes, Span, Tracing, bind
@@ -97,7 +98,7 @@ class Supervisor:
         settings = self._ctx.settings
         try:
             # Before the stage that watches it.
-            heartbeat.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(heartbeat.parent)
             heartbeat.touch()
             job, document = lease.persist(partial(_job, claim.job_id))
             plan = read_plan(document)

@@ -62,7 +62,7 @@ def taken_over(layout: JobLayout, epoch: int | None, check: Callable[[], None]) 
         The epoch, for the stages of this claim.
 
     Raises:
-        Superseded: a newer claim was here.
+        Superseded: a newer claim was here, or another worker is taking the job over and does not finish.
         StageFailure: code "lost_worker"; an earlier stage process could not be ended.
     """
     with _open(layout) as file:
@@ -116,11 +116,16 @@ def _wait_for_all(file: IO[str], layout: JobLayout, epoch: int | None, check: Ca
             killed = True
             _kill(holder(layout))
         if waited > PATIENCE_S + LAST_PATIENCE_S:
-            raise StageFailure(
-                f"A stage process of an earlier claim is still alive: {holder(layout)}.", code="lost_worker"
-            )
+            _give_up(holder(layout))
         time.sleep(POLL_S)
     _refuse_older(file, epoch)
+
+
+def _give_up(last: Holder | None) -> None:
+    if last is None or (last.host == this_host() and same_process(last.process) is None):
+        # No stage: a worker that was frozen while it took the job over. It comes back, or its host ends it.
+        raise Superseded("another worker began to take the job over and has not finished")
+    raise StageFailure(f"A stage process of an earlier claim is still alive: {last}.", code="lost_worker")
 
 
 def _newest(file: IO[str]) -> int:

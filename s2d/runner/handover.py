@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from s2d.atomic import write_atomic
+from s2d.atomic import make_folder, write_atomic
 from s2d.events import NewEvent
 from s2d.runner.exclusive import Holder, holder, taken_over, this_host
 from s2d.runner.layout import JobLayout
@@ -33,7 +33,7 @@ def hand_over(
     Raises:
         Superseded, StageFailure: see `taken_over`.
     """
-    layout.root.mkdir(parents=True, exist_ok=True)
+    make_folder(layout.root)
     with taken_over(layout, epoch, check) as newest:
         # Nobody is writing now: what a kill left half-written will never be renamed into its place.
         for half in _half_written(layout.root):

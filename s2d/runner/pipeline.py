@@ -6,6 +6,7 @@ valid checkpoint, and `result.json`, written last, says that a stage is done.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +34,8 @@ from s2d.runner.task import EXIT_DISK_FULL, StageError, StageResult, StageTask, 
 #: So many processes of a stage may be killed from outside, one after the other, without any of them getting further.
 MAX_CRASHES = 3
 REPORT_TIMEOUT_S = 300
+#: Bytes without which a stage can tell nothing, not even why it ended.
+LEAST_ROOM = 16_384
 
 
 class Host(Protocol):
@@ -218,6 +221,8 @@ class Pipeline:
 
     def _again(self, name: str, end: ChildEnd, crashes: int) -> None:
         """Let a stage that was killed from outside be started again, unless that has led nowhere."""
+        if shutil.disk_usage(self.layout.root).free < LEAST_ROOM:
+            raise StageFailure(f"{_ending(end)}: there is no room on the disk.", code="disk_full", stage=name)
         # A launcher ends with status 1 when one of its processes was killed.
         killed = end.status < 0 or self.plan.hardware.devices > 1
         if not killed or crashes >= MAX_CRASHES:

@@ -10,7 +10,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Float, create_engine, event
+from sqlalchemy import Float, create_engine, event, text
 from sqlalchemy.engine import URL, Engine, ExceptionContext, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.ext.compiler import compiles
@@ -120,6 +120,12 @@ def _engine(url: URL) -> Engine:
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def endure_pauses(session: Session) -> None:
+    """Let this transaction be idle for as long as it takes: what it holds guards work outside of the database."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
 
 
 def _postgres_connect(connection: Any, _record: Any) -> None:

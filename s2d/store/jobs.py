@@ -13,7 +13,7 @@ from s2d.errors import FAILURE_CODES, Conflict, NotFound
 from s2d.events import NewEvent, Origin
 from s2d.observe import current_traceparent, span
 from s2d.store import events, outbox
-from s2d.store.database import db_now
+from s2d.store.database import db_now, endure_pauses
 from s2d.store.events import LeaseLost
 from s2d.store.ids import new_id
 from s2d.store.pages import page
@@ -378,5 +378,6 @@ def endings(session: Session) -> list[tuple[str, float | None]]:
 
 def hold_ended(session: Session, job_id: str) -> bool:
     """Whether the job has ended; if so, nobody resumes it until the transaction ends (`begin`, not `read`)."""
+    endure_pauses(session)
     query = select(JobRow.id).where(JobRow.id == job_id, JobRow.state.in_(FINAL)).with_for_update()
     return session.execute(query).one_or_none() is not None

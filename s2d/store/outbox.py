@@ -38,8 +38,10 @@ def drop_needless(session: Session) -> None:
 
 
 def waiting(session: Session) -> int:
-    """Jobs that a worker could run now."""
-    return session.scalar(select(func.count()).select_from(JobRow).where(JobRow.state == "queued", due())) or 0
+    """Jobs that a worker could run now and whose messages were sent."""
+    unsent = select(OutboxRow.job_id).where(OutboxRow.sent_at.is_(None))
+    sent = JobRow.state == "queued", due(), JobRow.id.not_in(unsent)
+    return session.scalar(select(func.count()).select_from(JobRow).where(*sent)) or 0
 
 
 def resend_stale(session: Session, older_than_s: float, held: int) -> int:

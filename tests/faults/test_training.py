@@ -234,11 +234,11 @@ class Filler(Harm):
 @pytest.mark.fault(9)
 def test_a_disk_that_is_too_full_for_the_reason_is_named_all_the_same(upload: Path, tmp_path: Path) -> None:
     """Events, the log and the reason of the failure lie on the disk that is full. A drill: no training is needed."""
-    stages = {**SHORT["stages"], "teacher_rl": {**SHORT["stages"]["teacher_rl"], "steps": 120, "save_every": 40}}
+    stages = {**SHORT["stages"], "teacher_rl": {**SHORT["stages"]["teacher_rl"], "steps": 600, "save_every": 200}}
     plan, out = teacher_only(plan_for(upload, stages=stages)), tmp_path / "full"
     folder = JobLayout(out).stage("teacher_rl")
     with small_disk(out, "size=4m"):
-        host = Filler(out, ("checkpoint", 40))
+        host = Filler(out, ("checkpoint", 200))
         with upload.open("rb") as stream:
             ingest(stream, out / "rows.jsonl")
         drill = [sys.executable, "-m", "s2d.stages.drill"]
@@ -249,7 +249,7 @@ def test_a_disk_that_is_too_full_for_the_reason_is_named_all_the_same(upload: Pa
         assert "status 74" in outcome.error["message"]
         assert (host.file.exists(), (folder / "failure.json").exists()) == (True, False)
         steps = [event.step or 0 for event in host.seen if event.type == "metrics"]
-        assert 40 <= max(steps) < 80, "the next event, and no checkpoint, was what found no room"
+        assert 200 <= max(steps) < 400, "the next event, and no checkpoint, was what found no room"
         host.file.unlink()
         assert pipeline.run().state == "succeeded"
-    assert [one.message for one in host.seen if one.message.startswith("resuming")] == ["resuming from checkpoint-40"]
+    assert [one.message for one in host.seen if one.message.startswith("resuming")] == ["resuming from checkpoint-200"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -80,6 +81,17 @@ def test_a_stage_that_is_killed_at_the_same_place_is_given_up(tmp_path: Path, mo
     tasks = sorted(path.name for path in folder.glob("task-*.json"))
     assert tasks == [f"task-1-{n:03d}.json" for n in range(1, MAX_CRASHES + 1)], "each process has its own"
     assert [json.loads((folder / name).read_text())["attempt"] for name in tasks] == [1, 2, 3]
+
+
+def test_a_stage_that_ends_without_a_word_on_a_full_disk_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a launcher does, which has no exit status for it."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StageFailure, match="no room") as failed:
+        run_stage(tmp_path, True, monkeypatch)
+    assert failed.value.code == "disk_full"
 
 
 def test_a_number_of_an_attempt_is_not_given_twice_though_its_events_are_lost(

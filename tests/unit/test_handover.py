@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from s2d.atomic import write_atomic
+from s2d.errors import StageFailure
 from s2d.events import NewEvent
-from s2d.runner import handover
+from s2d.runner import exclusive, handover
 from s2d.runner.exclusive import Holder, Superseded
 from s2d.runner.handover import hand_over
 from s2d.runner.layout import JobLayout
@@ -52,6 +53,24 @@ def test_two_that_find_a_lost_job_tell_its_process_end_once(layout: JobLayout) -
     assert told == ["process 1 ended"]
     with pytest.raises(Superseded):
         hand_over(layout, 2, (), later, lambda: None)
+
+
+def test_a_worker_that_sleeps_while_it_takes_over_fails_no_job(
+    layout: JobLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exclusive, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(exclusive, "LAST_PATIENCE_S", 0.2)
+    gone = Holder(stage="a", attempt=1, host=exclusive.this_host(), process=ProcessId(pid=2**22, started=0.0))
+    with exclusive.taken_over(layout, 3, lambda: None):
+        for last in (None, gone):
+            if last is not None:
+                write_atomic(layout.holder, last.model_dump_json())
+            with pytest.raises(Superseded, match="has not finished"):
+                hand_over(layout, 4, (), lambda _: None, lambda: None)
+        write_atomic(layout.holder, gone.model_copy(update={"host": "elsewhere"}).model_dump_json())
+        with pytest.raises(StageFailure, match="still alive"):
+            hand_over(layout, 4, (), lambda _: None, lambda: None)
+    assert hand_over(layout, 4, (), lambda _: None, lambda: None) == 4
 
 
 def test_half_written_files_go_and_what_a_janitor_deletes_is_left_to_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,12 +21,15 @@ from store_testing import filled, held, new_job
 
 from s2d.embedded.redis import PrivateRedis
 from s2d.events import NewEvent
+from s2d.runner.exclusive import Holder, this_host
+from s2d.runner.layout import JobLayout
+from s2d.runner.task import ProcessId
 from s2d.services.context import Context
 from s2d.settings import Settings
 from s2d.store import events, jobs
 from worker import celery_app
-from worker.outbox import Outbox
-from worker.reaper import RESEND_LEASES, Reaper
+from worker.outbox import RESEND_LEASES, Outbox, Resend
+from worker.reaper import Reaper
 from worker.supervisor import _Host, _Lease
 
 LEASE_S = 0.02
@@ -59,13 +63,13 @@ def state(ctx: Context, job_id: str) -> str:
 def test_messages_do_not_pile_up_behind_busy_workers_and_lost_ones_are_sent_again(ctx: Context) -> None:
     broker = Broker()
     send = Outbox(lambda: ctx, broker.messages.append)
-    reap = Reaper(lambda: ctx, LEASE_S, broker.held)
+    again = Resend(lambda: ctx, LEASE_S, broker.held)
     ids = sorted(new_job(ctx.db) for _ in range(3))
 
     def turns() -> list[str]:
         for _ in range(5):
             time.sleep(RESEND_LEASES * LEASE_S)
-            reap.turn()
+            again.turn()
             send.turn()
         return sorted(broker.messages)
 
@@ -75,19 +79,33 @@ def test_messages_do_not_pile_up_behind_busy_workers_and_lost_ones_are_sent_agai
     assert turns() == ids
 
 
-def test_a_job_is_taken_from_a_lost_worker_while_the_broker_is_away(
+def test_nothing_is_sent_again_while_the_broker_is_away(ctx: Context, caplog: pytest.LogCaptureFixture) -> None:
+    new_job(ctx.db)
+    Resend(lambda: ctx, LEASE_S, Broker(away=True).held).turn()
+    assert "the broker cannot be asked" in caplog.text
+
+
+def test_a_job_that_cannot_be_tidied_keeps_the_reaper_from_no_other(
     ctx: Context, caplog: pytest.LogCaptureFixture
 ) -> None:
-    taken = held(ctx.db, new_job(ctx.db), lease_s=-1)
-    Reaper(lambda: ctx, LEASE_S, Broker(away=True).held).turn()
-    assert state(ctx, taken.job_id) == "queued"
-    assert "the broker cannot be asked" in caplog.text
+    ids = [new_job(ctx.db) for _ in range(2)]
+    with ctx.db.begin() as session:
+        for job_id in ids:
+            jobs.request_cancel(session, job_id)
+    for job_id in ids:
+        layout = JobLayout(ctx.settings.job_dir(job_id))
+        layout.root.mkdir(parents=True)
+        layout.plan.write_text("damaged")
+        gone = Holder(stage="a", attempt=1, host=this_host(), process=ProcessId(pid=2**22, started=0.0))
+        layout.holder.write_text(gone.model_dump_json())
+    Reaper(lambda: ctx, LEASE_S).turn()
+    assert all(f"job {job_id} cannot be tidied" in caplog.text for job_id in ids)
 
 
 def test_after_a_sleep_of_the_host_its_workers_have_a_moment_to_renew(
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reap = Reaper(lambda: ctx, 30.0, Broker().held)
+    reap = Reaper(lambda: ctx, 30.0)
     reap.turn()
     taken = held(ctx.db, new_job(ctx.db), lease_s=-1)
     awake = jobs.now
@@ -121,7 +139,8 @@ def test_events_whose_commit_was_not_heard_of_are_stored_once(
     assert stored == ["a", "b"]
 
 
-def test_the_broker_is_asked_for_what_it_holds() -> None:
+def test_the_broker_is_asked_for_what_it_holds_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(celery_app, "BROKER_PATIENCE_S", 0.5)
     server = PrivateRedis.make()
     app = celery_app.make_app(Settings(redis_url=server.url))
     with pytest.raises(OperationalError):
@@ -135,8 +154,13 @@ def test_the_broker_is_asked_for_what_it_holds() -> None:
         for _ in range(3):
             app.send_task(celery_app.TASK, args=["job_1"])
         assert celery_app.held(app) == 3
+        process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(OperationalError):
+            celery_app.held(app)
+        assert time.monotonic() - began < 30, "it would be for ever"
     finally:
         app.close()
-        process.terminate()
+        process.kill()
         process.wait()
         server.remove()

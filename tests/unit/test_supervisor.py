@@ -150,7 +150,7 @@ def test_a_heartbeat_file_that_cannot_be_touched_costs_no_lease(
         claim = held(db, new_job(db), LEASE_S)
         heartbeat = tmp_path / "jobs" / claim.job_id / "heartbeat-1"
         with _Lease(Context(settings, db), claim, heartbeat) as lease:
-            wait_for(lambda: caplog.text.count("could not be touched") == 2)
+            wait_for(lambda: caplog.text.count("could not be touched") >= 2)
             heartbeat.parent.mkdir(parents=True)
             wait_for(heartbeat.exists)
             assert not lease.lost

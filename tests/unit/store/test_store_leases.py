@@ -163,8 +163,9 @@ def test_a_write_that_is_tried_again_after_a_lost_answer_is_stored_once(db: Data
 def test_a_worker_that_sleeps_in_a_write_does_not_keep_its_job_from_others(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "MOST_IDLE_S", 1)
     with filled(database_url) as db:
+        monkeypatch.setattr(database, "MOST_IDLE_S", 1)
+        db.engine.dispose()
         asleep = held(db, new_job(db), lease_s=-1)
 
         def moved() -> list[jobs.Moved]:
@@ -179,6 +180,26 @@ def test_a_worker_that_sleeps_in_a_write_does_not_keep_its_job_from_others(
             assert [one.state for one in found] == ["queued"]
         with pytest.raises(LeaseLost), db.begin() as session:
             jobs.hold(session, asleep)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_janitor_may_take_its_time_over_a_job_that_it_holds(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filled(database_url) as db:
+        taken = held(db, new_job(db))
+        with db.begin() as session:
+            jobs.finish(session, taken, "failed")
+        monkeypatch.setattr(database, "MOST_IDLE_S", 1)
+        db.engine.dispose()
+        with db.begin() as session:
+            assert jobs.hold_ended(session, taken.job_id)
+            time.sleep(1.5)
+            assert jobs.hold_ended(session, taken.job_id)
+        with pytest.raises(DATABASE_AWAY), db.begin() as session:
+            jobs.get(session, taken.job_id)
+            time.sleep(1.5)
+            jobs.now(session)
 
 
 def test_what_two_find_of_a_lost_job_is_stored_by_one(db: Database) -> None:
@@ -216,6 +237,9 @@ def test_nothing_is_sent_again_while_the_broker_has_a_message_for_each_job_that_
             outbox.mark_sent(session, message.id)
         assert jobs.get(session, waits.job_id).state == "queued"
         assert outbox.waiting(session) == 3
+        outbox.add(session, ids[0])
+        assert outbox.waiting(session) == 2, "one is about to be sent"
+        outbox.mark_sent(session, outbox.unsent(session)[0].id)
         assert outbox.resend_stale(session, older_than_s=-1, held=3) == 0
         assert outbox.resend_stale(session, older_than_s=-1, held=2) == 3
         assert sorted(one.job_id for one in outbox.unsent(session)) == sorted(ids)
