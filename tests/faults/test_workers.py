@@ -208,13 +208,19 @@ def test_a_worker_that_is_told_to_stop_hands_its_job_back_with_a_checkpoint(faul
         fault.check(one)
 
 
+def trained_in(events: list[dict[str, Any]], attempt: int) -> bool:
+    """Whether this attempt has made a step; what the one before has made may be told after the claim."""
+    starts = [one["seq"] for one in events if one["type"] == "process" and one["data"]["state"] == "started"]
+    return len(starts) == attempt and any(one["type"] == "metrics" and one["seq"] > starts[-1] for one in events)
+
+
 @pytest.mark.parametrize("settings", [{"max_attempts": 2}])
 def test_a_lost_job_is_given_up_with_its_stage_and_advice(fault: Fault) -> None:
     job = fault.job()
     for attempt in (1, 2):
         worker = fault.rig.start_worker()
-        until("a claim", lambda attempt=attempt: fault.client.job(job)["attempt"] == attempt)
-        fault.client.wait_for_step(job, "teacher_rl", 1)
+        # Until this attempt has begun, the job shows the step that the one before it had come to.
+        until("a step of this attempt", lambda attempt=attempt: trained_in(fault.client.events(job), attempt))
         kill(worker)
     fault.rig.start_worker()
     error = fault.client.wait(job, "failed")["error"]
