@@ -106,7 +106,13 @@ def stage_command(devices: int) -> list[str]:
 
 def environment(threads: int, gpus: int | None, grace_s: float) -> dict[str, str]:
     """A stage's environment: as many GPUs as the plan counts on, the trace that it belongs to, and none of the
-    service's secrets."""
+    service's secrets.
+
+    Args:
+        threads: of each process.
+        gpus: None: not for a GPU.
+        grace_s: seconds that `run` gives a stage to stop; a launcher waits longer for its processes.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("S2D_") or name in HANDED_ON}
     if traceparent := current_traceparent():
         kept["TRACEPARENT"] = traceparent

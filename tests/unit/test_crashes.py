@@ -16,6 +16,7 @@ from s2d.errors import StageFailure
 from s2d.events import NewEvent
 from s2d.runner import child, pipeline
 from s2d.runner.layout import JobLayout
+from s2d.runner.local import _LocalHost
 from s2d.runner.pipeline import MAX_CRASHES, Pipeline
 
 #: Gets one step further than the process before it, or not, and is killed; the seventh ends well.
@@ -34,36 +35,17 @@ open(f"{folder}/result.json", "w").write("{}")
 """
 
 
-class Recorder:
-    """A host that lets everything happen."""
-
-    epoch = None
-
-    def __init__(self) -> None:
-        self.seen: list[NewEvent] = []
-
-    def events(self, events: list[NewEvent]) -> None:
-        self.seen.extend(events)
-
-    def missed(self, layout: Any, stages: Any) -> Any:
-        return ()
-
-    def wish(self) -> Any:
-        return "run"
-
-    def spend(self, account: Any, role: str, labels: Any) -> None: ...
-
-
 def run_stage(tmp_path: Path, further: bool, monkeypatch: pytest.MonkeyPatch) -> list[NewEvent]:
     monkeypatch.setattr(pipeline.time, "sleep", lambda _: None)
     script = tmp_path / "stage.py"
     script.write_text(textwrap.dedent(STAGE).replace("FURTHER", str(further)))
-    upload, host = labels(tmp_path / "rows.jsonl"), Recorder()
+    seen: list[NewEvent] = []
+    upload, host = labels(tmp_path / "rows.jsonl"), _LocalHost(seen.append, lambda: False)
     plan = plan_for(upload)
     run = Pipeline(plan, upload, JobLayout(tmp_path / "job"), host, command=lambda _: [sys.executable, str(script)])
     run._epoch = 1
     run._run_child("teacher_rl")
-    return host.seen
+    return seen
 
 
 def test_a_stage_that_gets_further_each_time_goes_on_however_often_it_is_killed(
@@ -115,7 +97,7 @@ def test_a_report_is_written_though_the_whole_group_is_told_to_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `s2d up` and systemd stop a worker: SIGTERM to its group, which the worker itself lives through."""
-    upload, host = labels(tmp_path / "rows.jsonl"), Recorder()
+    upload, host = labels(tmp_path / "rows.jsonl"), _LocalHost(lambda _: None, lambda: False)
     run = Pipeline(plan_for(upload), upload, JobLayout(tmp_path / "job"), host)
     given: dict[str, Any] = {}
 
