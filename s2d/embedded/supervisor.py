@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -9,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 from s2d.embedded.part import Part
 from s2d.errors import Unavailable
+
+_log = logging.getLogger("s2d.embedded")
 
 POLL_S = 0.2
 FIRST_PAUSE_S = 0.5
@@ -55,7 +58,12 @@ class Supervisor:
     def _watch(self) -> None:
         while self._failure is None and not self._stopping.wait(POLL_S):
             for part in self._parts:
-                self._look_after(part)
+                try:
+                    self._look_after(part)
+                except Exception as err:
+                    # Whoever waits would wait for ever for a service that nobody looks after.
+                    self._failure = PartFailed(f"The {part.name} can no longer be looked after: {err!r}.")
+                    self._failure.__cause__ = err
 
     def _look_after(self, part: Part) -> None:
         due = self._restart_at.get(part.name)
@@ -63,19 +71,26 @@ class Supervisor:
             self._died(part)
         elif due is not None and time.monotonic() >= due:
             del self._restart_at[part.name]
-            part.start()
+            try:
+                part.start()
+            except OSError as err:  # no memory or no processes left, for now
+                self._again(part, f"could not be started ({err})")
 
     def _died(self, part: Part) -> None:
-        code, now = part.end(), time.monotonic()
+        self._again(part, f"died (exit code {part.end()})")
+
+    def _again(self, part: Part, what: str) -> None:
+        now = time.monotonic()
         deaths = self._deaths[part.name]
         deaths.append(now)
         while deaths[0] < now - WINDOW_S:
             deaths.popleft()
         if len(deaths) >= MAX_DEATHS:
-            self._failure = part_failed(part, f"died {MAX_DEATHS} times within {WINDOW_S:.0f} s (exit code {code})")
+            self._failure = part_failed(part, f"died {MAX_DEATHS} times within {WINDOW_S:.0f} s; at last it {what}")
             return
         pause = FIRST_PAUSE_S * 2 ** (len(deaths) - 1)
         self._restart_at[part.name] = now + pause
-        self._announce(
-            f"The {part.name} died (exit code {code}); starting it again in {pause:g} s. Log: {part.log_path}"
-        )
+        try:
+            self._announce(f"The {part.name} {what}; starting it again in {pause:g} s. Log: {part.log_path}")
+        except (Exception, SystemExit):  # rich's answer to a terminal that is gone is SystemExit
+            _log.exception("%s %s, and nobody could be told", part.name, what)

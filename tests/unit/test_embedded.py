@@ -235,6 +235,71 @@ def test_a_part_that_keeps_dying_is_given_up_with_the_end_of_its_log(
     assert hopeless.log_path.read_text().count("no such module") == supervision.MAX_DEATHS
 
 
+def gone_terminal(_: str) -> None:
+    """As rich answers to a broken pipe."""
+    raise SystemExit(1)
+
+
+def no_disk(_: str) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("announce", [gone_terminal, no_disk])
+def test_parts_are_looked_after_when_nobody_can_be_told(
+    announce: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "FIRST_PAUSE_S", 0.01)
+    mortal = part(tmp_path, *python("import os, time; print(os.getpid(), flush=True); time.sleep(600)"), name="worker")
+    mortal.start()
+    watch = Supervisor([mortal], announce)
+    watch.start()
+    try:
+        for times in (1, 2):
+            wait_for(lambda: mortal.log_path.read_text().count("\n") == times)  # noqa: B023
+            os.kill(int(mortal.log_path.read_text().split()[-1]), signal.SIGKILL)
+        wait_for(lambda: mortal.log_path.read_text().count("\n") == 3)
+        watch.check()
+    finally:
+        watch.stop()
+        mortal.stop()
+
+
+def test_a_part_that_cannot_be_started_for_now_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "FIRST_PAUSE_S", 0.01)
+    announced: list[str] = []
+    late, start, refused = part(tmp_path, *python("import time; time.sleep(600)")), Part.start, iter(range(2))
+
+    def refuse(self: Part) -> None:
+        if next(refused, None) is not None:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        start(self)
+
+    monkeypatch.setattr(Part, "start", refuse)
+    watch = Supervisor([late], announced.append)
+    watch.start()
+    try:
+        wait_for(late.alive)
+        watch.check()
+    finally:
+        watch.stop()
+        late.stop()
+    assert sum("could not be started" in one for one in announced) == 2
+
+
+def test_who_cannot_look_after_the_parts_any_more_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Part) -> bool:
+        raise ValueError("unforeseen")
+
+    monkeypatch.setattr(Part, "alive", broken)
+    watch = Supervisor([part(tmp_path)], lambda _: None)
+    watch.start()
+    watch._thread.join(20)
+    with pytest.raises(PartFailed, match="can no longer be looked after: ValueError"):
+        watch.check()
+
+
 # --- the whole service, as a process --------------------------------------------------------------------------------
 
 
