@@ -34,7 +34,7 @@ class Settings(ObserveSettings):
 
     lease_s: float = Field(default=30.0, gt=0, description="A worker silent for so long has lost its job.")
     grace_s: float = Field(default=30.0, gt=0, description="From SIGTERM to SIGKILL of a stage, for a last checkpoint.")
-    max_attempts: int = Field(default=5, ge=1, description="Claims of one job before it counts as failed.")
+    max_attempts: int = Field(default=5, ge=1, description="Workers that one job may lose before it counts as failed.")
     backoff_s: float = Field(
         default=5.0, ge=0, description="Wait before a lost job's second attempt; each further one waits twice as long."
     )

@@ -33,7 +33,7 @@ class JobEvent(BaseModel):
     object: Literal["job.event"] = "job.event"
     seq: int
     created_at: float = Field(description="Seconds since the epoch.")
-    type: str = Field(description="state, stage, progress, metrics, message, checkpoint, gate or evaluation.")
+    type: str = Field(description="state, stage, process, progress, metrics, message, checkpoint, gate or evaluation.")
     level: Literal["info", "warn", "error"]
     stage: str | None
     step: int | None

@@ -56,7 +56,7 @@ class Job(BaseModel):
     plan: str
     training_file: str
     state: JobState
-    attempt: int = Field(description="How often a worker has taken it up.")
+    attempt: int = Field(description="How often a worker has taken it up without handing it back.")
     created_at: float
     started_at: float | None
     finished_at: float | None

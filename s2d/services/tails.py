@@ -40,7 +40,7 @@ class _Tail:
         self.error: Exception | None = None
         self._read = read
         self._told: deque[Told] = deque(maxlen=KEPT)
-        self._after = self._last = after
+        self._last = after
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._follow())
 
