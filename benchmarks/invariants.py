@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from s2d.events import NewEvent
-from s2d.runner.events import unread
+from s2d.runner.events import event_files, read_events
 from s2d.runner.layout import JobLayout
 
 Event = dict[str, Any]
@@ -22,7 +22,8 @@ def violations(events: Sequence[Event], layout: JobLayout, stages: Iterable[str]
         events: every event of the job, as the API gives them.
         stages: the ids of its plan's stages, in order.
     """
-    return [*_numbered(events), *_one_process_at_a_time(events), *_nothing_missing(events, layout, list(stages))]
+    wrong = [*_numbered(events), *_one_process_at_a_time(events), *_each_success_once(events)]
+    return [*wrong, *_nothing_missing(events, layout, list(stages))]
 
 
 def processes(events: Iterable[Event]) -> list[tuple[str, int]]:
@@ -45,24 +46,26 @@ def _one_process_at_a_time(events: Iterable[Event]) -> list[str]:
             wrong += [f"process {pid} began while {alive} had not ended"] if alive is not None else []
             alive = pid
         else:
-            wrong += [f"process {pid} ended, and {alive} was the last that began"] if alive not in (pid, None) else []
+            wrong += [f"process {pid} ended, and {alive} was alive"] if alive != pid else []
             alive = None
     return wrong if alive is None else [*wrong, f"process {alive} never ended"]
 
 
+def _each_success_once(events: Iterable[Event]) -> list[str]:
+    told = Counter(one["stage"] for one in events if one["type"] == "stage" and one["data"]["state"] == "succeeded")
+    return [f"{stage} succeeded {times} times" for stage, times in told.items() if times > 1]
+
+
 def _nothing_missing(events: Iterable[Event], layout: JobLayout, stages: list[str]) -> list[str]:
     """Every event that a stage wrote is stored once, in the order in which it was written."""
-    written = [_key(one.model_dump(mode="json")) for some in unread(layout, stages, None) for one in _of_stages(some)]
+    files = [path for stage in stages for path in event_files(layout.stage(stage))]
+    written = [_key(one) for path in files for one in read_events(path) if one["type"] in OF_STAGES]
     stored = [_key(one) for one in events if one["type"] in OF_STAGES]
     if written == stored:
         return []
     shorter = min(len(written), len(stored))
     first = next((n for n in range(shorter) if written[n] != stored[n]), shorter)
     return [f"{len(written)} events were written by stages, {len(stored)} stored; they differ from number {first} on"]
-
-
-def _of_stages(events: Iterable[NewEvent]) -> list[NewEvent]:
-    return [one for one in events if one.type in OF_STAGES]
 
 
 def _key(event: Event) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from sqlalchemy.orm import Session
 
@@ -13,7 +13,7 @@ from s2d.events import NewEvent, Origin
 from s2d.observe import bind
 from s2d.plan.document import load_plan
 from s2d.runner.events import unread
-from s2d.runner.exclusive import Superseded, holder, this_host
+from s2d.runner.exclusive import StillHeld, Superseded, free, holder, this_host
 from s2d.runner.handover import hand_over
 from s2d.runner.layout import JobLayout
 from s2d.services.context import Context
@@ -59,13 +59,11 @@ class Reaper(Periodic):
         return before is not None and ahead_s - before > self._lease_s / 2
 
 
-def _left_behind(ctx: Context) -> list[Moved]:
-    """Jobs that nobody holds or waits for, and whose last process on this host has not been told to have ended: a
-    reaper was killed itself before it had tidied."""
-    found = []
-    for folder in (ctx.settings.state_dir.absolute() / "jobs").glob("*"):
-        last = holder(JobLayout(folder))
-        if last is None or last.host != this_host():
+def _left_behind(ctx: Context) -> Iterator[Moved]:
+    """Jobs that nobody holds or waits for, and whose last process has not been told to have ended: a reaper was killed
+    itself before it had tidied, or a job was cancelled while it waited for its next claim."""
+    for folder in (ctx.settings.state_dir.absolute() / "jobs").glob("*/"):
+        if not _left(JobLayout(folder)):
             continue
         try:
             with ctx.db.read() as session:
@@ -73,8 +71,19 @@ def _left_behind(ctx: Context) -> list[Moved]:
         except NotFound:  # of another database
             continue
         if job.state in (*FINAL, "paused"):
-            found.append(Moved(job.id, job.state, job.epoch))
-    return found
+            yield Moved(job.id, job.state, job.epoch)
+
+
+def _left(layout: JobLayout) -> bool:
+    """Whether the end of a process has to be told. Of another host's only when it is surely gone: it cannot be ended
+    from here."""
+    try:
+        last = holder(layout)
+        return last is not None and (last.host == this_host() or free(layout))
+    except (OSError, ValueError):
+        # One damaged folder must not keep the reaper from all others.
+        _log.exception("%s cannot be looked at", layout.root)
+        return False
 
 
 def _tidy(ctx: Context, lost: Moved) -> None:
@@ -103,6 +112,8 @@ def _hand_over(ctx: Context, lost: Moved) -> None:
 
     try:
         hand_over(layout, lost.epoch, missed, tell, lambda: None)
+    except StillHeld as err:
+        _log.warning("job %s is not tidied yet: %s", job_id, err)
     except (Superseded, LeaseLost):
         _log.info("job %s was resumed or tidied by somebody else meanwhile", job_id)
     except StageFailure as err:

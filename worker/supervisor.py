@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from s2d.atomic import make_folder
 from s2d.errors import S2DError, StageFailure, is_disk_full
-from s2d.events import NewEvent, Origin
+from s2d.events import NewEvent, Origin, name_of
 from s2d.observe import OFF, Attributes, Span, Tracing, bind
 from s2d.plan.document import read_plan
 from s2d.plan.graph import Account
@@ -227,6 +227,10 @@ class _Lease:
             except DATABASE_AWAY:
                 _log.warning("job %s: the lease could not be renewed this time", self._claim.job_id)
                 continue
+            except Exception:
+                # Whatever it was may pass; a lease that nobody renews costs the job its worker.
+                _log.exception("job %s: the lease could not be renewed this time", self._claim.job_id)
+                continue
             # Counted from before the write: the lease in the database cannot end sooner than we believe.
             self._renewed = started
             self.stopping = state in STOPPING
@@ -265,7 +269,7 @@ class _Host:
 
     def events(self, events: list[NewEvent]) -> None:
         """Raises LeaseLost."""
-        progress, write = self._tracker.take(events), uuid.uuid4().hex
+        progress, write = self._tracker.take(events), name_of(events) or uuid.uuid4().hex
         self._lease.persist(lambda session: jobs.record(session, self._claim, progress, events, write))
 
     def wish(self) -> Wish:

@@ -26,7 +26,7 @@ from s2d.report.document import (
     Spending,
     StageSummary,
 )
-from s2d.runner.events import read_events
+from s2d.runner.events import event_files, read_events
 from s2d.runner.layout import JobLayout
 from s2d.runner.ledger import Ledger
 from s2d.runner.task import StageResult
@@ -247,7 +247,7 @@ def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def _events(folder: Path) -> Iterator[dict[str, Any]]:
     """What the attempts at a stage told, one after the other."""
-    for path in sorted(folder.glob("events-*.jsonl")):
+    for path in event_files(folder):
         yield from read_events(path)
 
 

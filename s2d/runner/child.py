@@ -6,10 +6,8 @@ checkpoint; the runner resumes from the newest valid one.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,21 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
 from s2d.atomic import write_atomic
 from s2d.events import NewEvent
 from s2d.observe import current_traceparent
 from s2d.observe.settings import HANDED_ON
 from s2d.runner.events import EventFile
 from s2d.runner.layout import JobLayout
+from s2d.runner.processes import await_end, kill, kill_tree, stage_processes
 from s2d.runner.task import EXIT_INTERRUPTED, StageTask
 
-Wish = Literal["run", "stop", "abandon"]
-"""`stop`: SIGTERM, a checkpoint, then the grace time. `abandon`: the lease is lost, kill at once."""
+Wish = Literal["run", "stop"]
+"""`stop`: SIGTERM, a checkpoint, then the grace time."""
 
 POLL_S = 0.1
 VMSTAT = Path("/proc/vmstat")
+#: Between the kernel's decision to kill and the end of a process that has much memory to give back.
+OOM_WINDOW_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class ChildEnd:
     status: int
     log_tail: tuple[str, ...]
     out_of_memory: bool = False
-    """The kernel has killed for want of memory while it ran, and SIGKILL is what it died of."""
+    """The kernel has killed for want of memory shortly before; whether it killed this one the status must tell."""
 
     @property
     def interrupted(self) -> bool:
@@ -79,19 +78,19 @@ def run(
             env=environment,
             start_new_session=True,
         )
-    kills = oom_kills()
+    kills = OomKills()
     tail = EventFile(task.job_dir, folder / task.events_name)
     try:
         on_start(process.pid)
-        _follow(process, tail, on_events, wish, grace_s)
+        _follow(process, tail, on_events, wish, grace_s, kills)
     finally:
-        _kill_group(process)
+        _end_all(process, task_file)
     # What it wrote up to its last moment.
     if events := tail.read():
         on_events(events)
     tail.close()
-    killed = process.returncode == -signal.SIGKILL and oom_kills() > kills
-    return ChildEnd(process.returncode, _last_lines(log), out_of_memory=killed)
+    # A launcher waits for its other processes before it ends itself.
+    return ChildEnd(process.returncode, _last_lines(log), out_of_memory=kills.within(grace_s + OOM_WINDOW_S))
 
 
 def stage_command(devices: int) -> list[str]:
@@ -138,13 +137,15 @@ def _follow(
     on_events: Callable[[list[NewEvent]], None],
     wish: Callable[[], Wish],
     grace_s: float,
+    kills: OomKills,
 ) -> None:
     deadline: float | None = None
     while process.poll() is None:
         if events := tail.read():
             on_events(events)
         wanted = wish()
-        if wanted == "abandon" or (deadline is not None and time.monotonic() > deadline):
+        kills.look()
+        if deadline is not None and time.monotonic() > deadline:
             return
         if wanted == "stop" and deadline is None:
             deadline = time.monotonic() + grace_s
@@ -152,27 +153,33 @@ def _follow(
         time.sleep(POLL_S)
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    # A launcher starts each of its processes in a session of its own, which the group's signal does not reach.
-    below = _descendants(process.pid)
-    # The child leads its own session, so its group id is its pid, also after it has ended.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for one in below:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
+def _end_all(process: subprocess.Popen[bytes], task_file: Path) -> None:
+    below = kill_tree(process.pid)
     process.wait()
+    # What a launcher had started when it was killed itself.
+    left = stage_processes(lambda task: task == task_file)
+    kill(left)
+    await_end([*below, *left])
 
 
-def _descendants(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+class OomKills:
+    """The kernel's count of what it killed for want of memory, of all control groups (proc(5), vmstat). It says nothing
+    of a process that dies hours after it has grown, so it is to be looked at often."""
+
+    def __init__(self) -> None:
+        self._count, self._grew = _oom_kills(), -math.inf
+
+    def look(self) -> None:
+        if (count := _oom_kills()) > self._count:
+            self._count, self._grew = count, time.monotonic()
+
+    def within(self, seconds: float) -> bool:
+        """Whether it has grown in the last so many seconds."""
+        self.look()
+        return time.monotonic() - self._grew <= seconds
 
 
-def oom_kills() -> int:
-    """How often this kernel has killed a process for want of memory, in any control group (proc(5), vmstat)."""
+def _oom_kills() -> int:
     try:
         lines = VMSTAT.read_text().splitlines()
     except FileNotFoundError:  # not Linux

@@ -52,14 +52,30 @@ def unread(layout: JobLayout, stages: Iterable[str], read: Origin | None) -> Ite
         stages: ids in the order in which they run.
         read: where the last stored event ended; None: nothing was stored.
     """
-    files = [path for name in stages for path in sorted(layout.stage(name).glob("events-*.jsonl"))]
-    names = [str(path.relative_to(layout.root)) for path in files]
-    first = names.index(read.file) if read is not None and read.file in names else 0
-    for name, path in zip(names[first:], files[first:], strict=True):
-        file = EventFile(layout.root, path, read.offset if read is not None and name == read.file else 0)
+    order = list(stages)
+
+    def place(path: Path) -> tuple[int, int]:
+        return order.index(path.parent.name), attempt_of(path)
+
+    # Not looked for by name: a host without power may have lost the file of which the database has the events.
+    last = (-1, 0) if read is None else place(layout.root / read.file)
+    for path in (path for name in order for path in event_files(layout.stage(name))):
+        if place(path) < last:
+            continue
+        file = EventFile(layout.root, path, read.offset if read is not None and place(path) == last else 0)
         if events := file.read():
             yield events
         file.close()
+
+
+def event_files(folder: Path) -> list[Path]:
+    """Of a stage's folder, in the order of the attempts."""
+    return sorted(folder.glob("events-*.jsonl"), key=attempt_of)
+
+
+def attempt_of(path: Path) -> int:
+    """The number at the end of an event, task or log file's name."""
+    return int(path.stem.rsplit("-", 1)[1])
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -14,28 +14,31 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import IO
 
-import psutil
 from pydantic import BaseModel, ConfigDict
 
 from s2d.errors import StageFailure
 from s2d.runner.layout import JobLayout
+from s2d.runner.processes import kill, kill_tree, stage_processes
 from s2d.runner.task import ProcessId, same_process
 
 POLL_S = 0.1
 #: An orphan ends itself in less; what is still there then is stopped or hangs in the kernel.
 PATIENCE_S = 5.0
-#: After SIGKILL, or for a process on another host: then the job fails rather than have two trainers.
+#: After SIGKILL, or for a process on another host: then the job is given back, or fails, rather than have two trainers.
 LAST_PATIENCE_S = 60.0
 
 
 class Superseded(Exception):
     """A newer claim has the job."""
+
+
+class StillHeld(Superseded):
+    """What an earlier claim left lives where this one cannot end it: the job is for a later claim."""
 
 
 class Holder(BaseModel):
@@ -62,12 +65,14 @@ def taken_over(layout: JobLayout, epoch: int | None, check: Callable[[], None]) 
         The epoch, for the stages of this claim.
 
     Raises:
-        Superseded: a newer claim was here, or another worker is taking the job over and does not finish.
-        StageFailure: code "lost_worker"; an earlier stage process could not be ended.
+        Superseded: a newer claim was here.
+        StillHeld: a stage process of another host is alive, or another worker is taking the job over and does not
+            finish.
+        StageFailure: code "lost_worker"; a stage process of this host could not be ended.
     """
     with _open(layout) as file:
         _wait_for_all(file, layout, epoch, check)
-        _kill(holder(layout))
+        _kill(layout)
         now = 1 + _newest(file) if epoch is None else epoch
         file.truncate(0)
         file.write(str(now))
@@ -88,6 +93,12 @@ def join(layout: JobLayout, epoch: int) -> IO[str]:
         file.close()
         raise Superseded(f"epoch {newest} has the job, this is {epoch}")
     return file
+
+
+def free(layout: JobLayout) -> bool:
+    """Whether no stage process is alive and nobody is taking the job over."""
+    with _open(layout) as file:
+        return _locked(file)
 
 
 def holder(layout: JobLayout) -> Holder | None:
@@ -114,7 +125,7 @@ def _wait_for_all(file: IO[str], layout: JobLayout, epoch: int | None, check: Ca
         waited = time.monotonic() - began
         if waited > PATIENCE_S and not killed:
             killed = True
-            _kill(holder(layout))
+            _kill(layout)
         if waited > PATIENCE_S + LAST_PATIENCE_S:
             _give_up(holder(layout))
         time.sleep(POLL_S)
@@ -122,9 +133,12 @@ def _wait_for_all(file: IO[str], layout: JobLayout, epoch: int | None, check: Ca
 
 
 def _give_up(last: Holder | None) -> None:
-    if last is None or (last.host == this_host() and same_process(last.process) is None):
+    if last is not None and last.host != this_host():
+        # Frozen, or of a host without power whose locks a file server has not given up yet.
+        raise StillHeld(f"process {last.process.pid} of {last.host} still has the job's lock")
+    if last is None or same_process(last.process) is None:
         # No stage: a worker that was frozen while it took the job over. It comes back, or its host ends it.
-        raise Superseded("another worker began to take the job over and has not finished")
+        raise StillHeld("another worker began to take the job over and has not finished")
     raise StageFailure(f"A stage process of an earlier claim is still alive: {last}.", code="lost_worker")
 
 
@@ -146,16 +160,10 @@ def _locked(file: IO[str]) -> bool:
     return True
 
 
-def _kill(last: Holder | None) -> None:
-    """End its whole group with SIGKILL, which also ends what is stopped."""
-    if last is None or last.host != this_host():
-        return
-    process = same_process(last.process)
-    if process is None:
-        return
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for one in (*process.children(recursive=True), process):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(last.process.pid, signal.SIGKILL)
+def _kill(layout: JobLayout) -> None:
+    """End what is left of the job on this host. A launcher may be gone while a process that it started is frozen."""
+    last = holder(layout)
+    if last is not None and last.host == this_host() and same_process(last.process) is not None:
+        kill_tree(last.process.pid)
+    root = (layout.root / "stages").resolve()
+    kill(stage_processes(lambda task: root in task.resolve().parents))

@@ -9,7 +9,7 @@ from typing import Any
 
 from s2d.atomic import make_folder, write_atomic
 from s2d.events import NewEvent
-from s2d.runner.exclusive import Holder, holder, taken_over, this_host
+from s2d.runner.exclusive import Holder, holder, join, taken_over, this_host
 from s2d.runner.layout import JobLayout
 from s2d.runner.retention import TRASH
 from s2d.runner.task import process_id
@@ -54,10 +54,15 @@ def _half_written(root: Path) -> Iterator[Path]:
                 yield Path(folder, name)
 
 
-def tell_start(layout: JobLayout, tell: Tell, stage: str, attempt: int, pid: int) -> None:
-    """Written down first: whoever comes after a death in between must know whom to end."""
+def tell_start(layout: JobLayout, tell: Tell, stage: str, attempt: int, pid: int, epoch: int) -> None:
+    """Written down first: whoever comes after a death in between must know whom to end.
+
+    Raises:
+        Superseded: a newer claim has the job, whose process must not be written over.
+    """
     process = Holder(stage=stage, attempt=attempt, host=this_host(), process=process_id(pid))
-    write_atomic(layout.holder, process.model_dump_json())
+    with join(layout, epoch):
+        write_atomic(layout.holder, process.model_dump_json())
     tell([_event(process, "started", f"process {pid} started on {process.host}")])
 
 

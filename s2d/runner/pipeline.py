@@ -7,6 +7,7 @@ valid checkpoint, and `result.json`, written last, says that a stage is done.
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,8 +25,8 @@ from s2d.plan.document import Plan, Training
 from s2d.plan.graph import WORKFLOW, Account, labels_read, made_by
 from s2d.runner import child
 from s2d.runner.child import ChildEnd, Wish
-from s2d.runner.events import read_events
-from s2d.runner.exclusive import Superseded
+from s2d.runner.events import attempt_of, event_files, read_events
+from s2d.runner.exclusive import StillHeld, Superseded
 from s2d.runner.handover import hand_over, tell_end, tell_start
 from s2d.runner.layout import JobLayout
 from s2d.runner.ledger import Ledger
@@ -89,6 +90,10 @@ class Pipeline:
             self._prepare()
             for index, name in enumerate(self.plan.ids()):
                 self._stage(index, name)
+        except StillHeld as err:
+            message = f"The job waits for what an earlier claim left: {err}."
+            self.host.events([NewEvent(type="message", level="warn", message=message)])
+            return Outcome("interrupted")
         except (_Stopped, Superseded):
             return Outcome("interrupted")
         except S2DError as err:
@@ -170,19 +175,21 @@ class Pipeline:
             heartbeat=self.heartbeat,
             heartbeat_timeout_s=self.heartbeat_timeout_s,
         )
-        hardware = self.plan.hardware
-        devices = hardware.devices if isinstance(self.plan.stage(name), Training) else 1
+        hardware, devices = self.plan.hardware, self._devices(name)
         return child.run(
             task,
             command=self.command(devices),
             environment=child.environment(
                 hardware.cpu_threads, devices if hardware.device == "cuda" else None, self.grace_s
             ),
-            on_start=lambda pid: tell_start(self.layout, self.host.events, name, task.attempt, pid),
+            on_start=lambda pid: tell_start(self.layout, self.host.events, name, task.attempt, pid, self._epoch),
             on_events=self.host.events,
             wish=self.host.wish,
             grace_s=self.grace_s,
         )
+
+    def _devices(self, name: str) -> int:
+        return self.plan.hardware.devices if isinstance(self.plan.stage(name), Training) else 1
 
     def _models(self) -> dict[str, str]:
         base = {"base_teacher": self.plan.teacher.name, "base_student": self.plan.student.name}
@@ -190,7 +197,7 @@ class Pipeline:
 
     def _reached(self, name: str) -> int:
         """Grows with every checkpoint and every piece of work that a process of the stage has told of."""
-        files = self.layout.stage(name).glob("events-*.jsonl")
+        files = event_files(self.layout.stage(name))
         told = (event for file in files for event in read_events(file) if event["type"] in ("checkpoint", "progress"))
         return len({(event["type"], event["message"], event["step"]) for event in told})
 
@@ -211,20 +218,22 @@ class Pipeline:
         if end.status == EXIT_DISK_FULL:
             told = f"{_ending(end)}: its disk was too full even to say so."
             raise StageFailure(told, code="disk_full", stage=name, log=end.log_tail)
-        if end.out_of_memory:
-            if self._halve(name):
-                return True
-            raise StageFailure(
-                f"{_ending(end)}: the host ran out of memory.", code="out_of_memory", stage=name, log=end.log_tail
-            )
-        return False
+        return self._for_memory(name, end) and self._halve(name)
+
+    def _for_memory(self, name: str, end: ChildEnd) -> bool:
+        """Whether the kernel has killed it for want of memory. It may only look like that: somebody kills a process
+        shortly after the kernel killed another one, which is why this alone fails no stage."""
+        return end.out_of_memory and (end.status == -signal.SIGKILL or self._devices(name) > 1)
 
     def _again(self, name: str, end: ChildEnd, crashes: int) -> None:
         """Let a stage that was killed from outside be started again, unless that has led nowhere."""
         if shutil.disk_usage(self.layout.root).free < LEAST_ROOM:
             raise StageFailure(f"{_ending(end)}: there is no room on the disk.", code="disk_full", stage=name)
         # A launcher ends with status 1 when one of its processes was killed.
-        killed = end.status < 0 or self.plan.hardware.devices > 1
+        killed = end.status < 0 or self._devices(name) > 1
+        if crashes >= MAX_CRASHES and self._for_memory(name, end):
+            told = f"{_ending(end)}: the host ran out of memory."
+            raise StageFailure(told, code="out_of_memory", stage=name, log=end.log_tail)
         if not killed or crashes >= MAX_CRASHES:
             raise StageFailure(f"{_ending(end)}.", stage=name, log=end.log_tail)
         message = f"{_ending(end)}; starting it again from its last checkpoint"
@@ -292,8 +301,7 @@ class Pipeline:
 def _attempts(folder: Path) -> int:
     """The highest number of an attempt at a stage. Its task is brought to the disk before it begins, its events are
     not: a host without power may lose that file, and whoever read from it must not take the next one for it."""
-    files = (*folder.glob("task-*.json"), *folder.glob("events-*.jsonl"))
-    return max((int(path.stem.rsplit("-", 1)[1]) for path in files), default=0)
+    return max(map(attempt_of, (*folder.glob("task-*.json"), *event_files(folder))), default=0)
 
 
 def _read_number(path: Path) -> int | None:

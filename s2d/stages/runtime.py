@@ -10,12 +10,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
-
 from s2d.events import EventType, NewEvent
 from s2d.plan.document import Plan, load_plan
 from s2d.runner.exclusive import join
 from s2d.runner.layout import JobLayout
+from s2d.runner.processes import alive
 from s2d.runner.task import GateResult, StageTask, same_process
 from s2d.stages.matching import fitted, matched
 
@@ -93,19 +92,12 @@ class StageRuntime:
             supervisor, parent = same_process(self.task.supervisor), os.getppid()
             heartbeat = _Heartbeat(self.task.heartbeat, self.task.heartbeat_timeout_s)
             # The parent is the supervisor, or a launcher that may be killed on its own.
-            while _alive(supervisor) and os.getppid() == parent and heartbeat.fresh():
+            while alive(supervisor) and os.getppid() == parent and heartbeat.fresh():
                 time.sleep(WATCH_S)
         finally:
             # Also when the watch itself fails: a trainer that nobody watches is worse than one that starts again.
             # Not SIGTERM: whoever took the job over must never meet a second trainer, so no last checkpoint.
             os.killpg(os.getpgid(0), signal.SIGKILL)
-
-
-def _alive(process: psutil.Process | None) -> bool:
-    try:
-        return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 class _Heartbeat:

@@ -26,8 +26,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 #: A process that is stopped in the middle of a transaction would keep its rows locked, a job that others are to take
 #: over among them, for as long as it sleeps. PostgreSQL ends its session after so many seconds.
 MOST_IDLE_S = 10
-#: PostgreSQL's code for that (appendix A, class 25).
-IDLE_TOO_LONG = "25P03"
+#: PostgreSQL's codes (appendix A, class 25) for that, and for a server that has become a standby: both are answered by
+#: connecting anew.
+IDLE_TOO_LONG, READ_ONLY = "25P03", "25006"
 #: A database's host that vanishes (no power, a cut cable) says nothing. TCP alone waits a quarter of an hour for the
 #: answer to what was sent, and where nothing was sent two hours or for ever; meanwhile no lease is renewed and no other
 #: connection is tried. In seconds, the last in milliseconds; libpq ignores them on a unix socket.
@@ -135,8 +136,8 @@ def _postgres_connect(connection: Any, _record: Any) -> None:
 
 
 def _postgres_error(context: ExceptionContext) -> OperationalError | None:
-    """A session that the server has ended for having slept is a server that is away, like any other lost connection."""
-    if getattr(context.original_exception, "sqlstate", None) != IDLE_TOO_LONG:
+    """What the driver takes for an error of ours is a server that is away, like any other lost connection."""
+    if getattr(context.original_exception, "sqlstate", None) not in (IDLE_TOO_LONG, READ_ONLY):
         return None
     context.is_disconnect = True
     return OperationalError(context.statement, context.parameters, context.original_exception)

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from s2d.errors import FAILURE_CODES, Conflict, NotFound
-from s2d.events import NewEvent, Origin
+from s2d.events import NewEvent, Origin, name_of
 from s2d.observe import current_traceparent, span
 from s2d.store import events, outbox
 from s2d.store.database import db_now, endure_pauses
@@ -171,20 +171,26 @@ def record_missed(
     Args:
         since: up to where they were stored when they were looked for.
 
+    What is told once (`s2d.events.name_of`) and was stored last is not stored again.
+
     Returns:
         Up to where they are stored now.
 
     Raises:
         LeaseLost: somebody has claimed the job, or stored them, since.
     """
-    query = select(JobRow.events_read).where(JobRow.id == job_id, JobRow.epoch == epoch).with_for_update()
+    columns = select(JobRow.events_read, JobRow.last_write)
+    query = columns.where(JobRow.id == job_id, JobRow.epoch == epoch).with_for_update()
     row = session.execute(query).one_or_none()
     if row is None or row.events_read != (since.model_dump() if since else None):
         raise LeaseLost(job_id)
+    write = name_of(missed)
+    if write is not None and row.last_write == write:
+        return since
     events.append(session, job_id, epoch, missed)
     read = _last_origin(missed) or since
-    if read:
-        session.execute(update(JobRow).where(JobRow.id == job_id).values(events_read=read.model_dump()))
+    values = {"events_read": read.model_dump()} if read else {}
+    session.execute(update(JobRow).where(JobRow.id == job_id).values(last_write=write, **values))
     return read
 
 

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
@@ -22,6 +23,7 @@ from s2d.plan.graph import Account
 from s2d.runner.child import Wish
 from s2d.runner.layout import JobLayout
 from s2d.runner.pipeline import Pipeline
+from s2d.runner.processes import stage_processes
 
 MODELS = ("rl_teacher", "warmup_student", "opd_student", "rl_student")
 
@@ -64,7 +66,7 @@ def shared(plan: Plan) -> Plan:
 class Host:
     epoch: int | None = None
 
-    def __init__(self, *, kills: bool = True) -> None:
+    def __init__(self, *, kills: Literal["rank", "launcher"] | None = "rank") -> None:
         self.seen: list[NewEvent] = []
         self.killed: int | None = None
         self._kills = kills
@@ -75,11 +77,15 @@ class Host:
     def events(self, events: list[NewEvent]) -> None:
         self.seen += events
         steps = [event for event in events if event.type == "metrics" and event.stage == "teacher_rl"]
-        if self._kills and self.killed is None and any(event.step == 3 for event in steps):
+        if self._kills is not None and self.killed is None and any(event.step == 3 for event in steps):
             (launcher,) = (p for p in psutil.Process().children() if "torch.distributed.run" in p.cmdline())
             rank = launcher.children()[-1]
-            self.killed = rank.pid
-            rank.kill()
+            if self._kills == "launcher":
+                # So that it cannot end itself when it finds its launcher gone.
+                rank.suspend()
+            killed = launcher if self._kills == "launcher" else rank
+            self.killed = killed.pid
+            killed.kill()
 
     def wish(self) -> Wish:
         return "run"
@@ -88,10 +94,11 @@ class Host:
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_a_crash_that_is_resumed_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", ["rank", "launcher"])
+def test_a_killed_rank_is_a_crash_that_is_resumed_from(kills: Literal["rank", "launcher"], tmp_path: Path) -> None:
     upload = labels(tmp_path / "labels.jsonl")
     plan = two_devices(plan_for(upload))
-    rows, layout, host = tmp_path / "rows.jsonl", JobLayout(tmp_path / "job"), Host()
+    rows, layout, host = tmp_path / "rows.jsonl", JobLayout(tmp_path / "job"), Host(kills=kills)
     with upload.open("rb") as stream:
         ingest(stream, rows)
     outcome = Pipeline(plan, rows, layout, host, command=launch_on_cpu).run()
@@ -103,7 +110,7 @@ def test_a_killed_rank_is_a_crash_that_is_resumed_from(tmp_path: Path) -> None:
     folder = layout.stage("opd") / "checkpoints" / "checkpoint-4"
     files = json.loads((folder / "manifest.json").read_text())["files"]
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(files), "the manifest waits for every process"
-    assert not [p for p in psutil.Process().children(recursive=True) if "s2d.stages" in " ".join(p.cmdline())]
+    assert not stage_processes(lambda task: layout.root in task.parents)
 
 
 @pytest.mark.slow
@@ -118,7 +125,7 @@ def test_devices_that_share_a_models_states_come_to_the_same_weights(tmp_path: P
         ingest(stream, rows)
     found = {}
     for name, plan, launch in (("plain", plain, launch_on_cpu), ("shared", shared(plain), launch_sharded)):
-        layout, host = JobLayout(tmp_path / name), Host(kills=name == "shared")
+        layout, host = JobLayout(tmp_path / name), Host(kills="rank" if name == "shared" else None)
         outcome = Pipeline(plan, rows, layout, host, command=launch).run()
         assert outcome.state == "succeeded", outcome.error
         assert (host.killed is not None) == (name == "shared")

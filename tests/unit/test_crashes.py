@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
+import signal
 import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tiny import labels, plan_for
 
@@ -18,6 +22,7 @@ from s2d.runner import child, pipeline
 from s2d.runner.layout import JobLayout
 from s2d.runner.local import _LocalHost
 from s2d.runner.pipeline import MAX_CRASHES, Pipeline
+from s2d.runner.task import StageTask, this_process
 
 #: Gets one step further than the process before it, or not, and is killed; the seventh ends well.
 STAGE = """
@@ -35,15 +40,19 @@ open(f"{folder}/result.json", "w").write("{}")
 """
 
 
-def run_stage(tmp_path: Path, further: bool, monkeypatch: pytest.MonkeyPatch) -> list[NewEvent]:
+def run_stage(
+    tmp_path: Path, further: bool, monkeypatch: pytest.MonkeyPatch, stage: str = STAGE, devices: int = 1
+) -> list[NewEvent]:
     monkeypatch.setattr(pipeline.time, "sleep", lambda _: None)
     script = tmp_path / "stage.py"
-    script.write_text(textwrap.dedent(STAGE).replace("FURTHER", str(further)))
+    script.write_text(textwrap.dedent(stage).replace("FURTHER", str(further)))
     seen: list[NewEvent] = []
     upload, host = labels(tmp_path / "rows.jsonl"), _LocalHost(seen.append, lambda: False)
     plan = plan_for(upload)
+    if devices > 1:
+        plan = plan.model_copy(update={"hardware": plan.hardware.model_copy(update={"devices": devices})}).sealed()
     run = Pipeline(plan, upload, JobLayout(tmp_path / "job"), host, command=lambda _: [sys.executable, str(script)])
-    run._epoch = 1
+    run._take_over()
     run._run_child("teacher_rl")
     return seen
 
@@ -74,6 +83,87 @@ def test_a_stage_that_ends_without_a_word_on_a_full_disk_is_not_tried_again(
     with pytest.raises(StageFailure, match="no room") as failed:
         run_stage(tmp_path, True, monkeypatch)
     assert failed.value.code == "disk_full"
+
+
+def memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel kills something at every look."""
+    counts = itertools.count()
+    monkeypatch.setattr(child, "_oom_kills", lambda: next(counts))
+
+
+def test_a_kill_that_only_looks_like_the_kernels_fails_no_stage_that_gets_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A smaller micro-batch is not to be had, or was tried."""
+    memory_is_short(monkeypatch)
+    layout = JobLayout(tmp_path / "job")
+    layout.stage("teacher_rl").mkdir(parents=True)
+    layout.micro_batch("teacher_rl").write_text("1")
+    seen = run_stage(tmp_path, True, monkeypatch)
+    assert len([event for event in seen if "starting it again" in event.message]) == 6
+
+
+def test_a_stage_that_the_kernel_kills_at_the_same_place_is_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory_is_short(monkeypatch)
+    with pytest.raises(StageFailure, match="signal 9: the host ran out of memory") as failed:
+        run_stage(tmp_path, False, monkeypatch)
+    assert failed.value.code == "out_of_memory"
+    assert JobLayout(tmp_path / "job").micro_batch("teacher_rl").exists(), "half the micro-batch was tried"
+
+
+def test_a_launch_of_which_the_kernel_killed_a_process_takes_half_the_micro_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory_is_short(monkeypatch)
+    stage = STAGE.replace("os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(1)")
+    seen = run_stage(tmp_path, True, monkeypatch, stage, devices=2)
+    assert next(event.message for event in seen if event.level == "warn").startswith("out of memory with")
+
+
+def test_what_the_kernel_killed_long_ago_says_nothing_of_a_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    count, clock = 7, 0.0
+    monkeypatch.setattr(child, "_oom_kills", lambda: count)
+    monkeypatch.setattr(child.time, "monotonic", lambda: clock)
+    kills = child.OomKills()
+    assert not kills.within(30)
+    count = 8
+    assert kills.within(30)
+    clock = 29.0
+    assert kills.within(30)
+    clock = 31.0
+    assert not kills.within(30)
+
+
+#: Starts a process in a session of its own, as torch's launcher does, freezes it, and is killed.
+LAUNCHER = """
+import os, signal, subprocess, sys, time
+task, mark = sys.argv[-1], sys.argv[1]
+code = "import sys, time; open(sys.argv[1], 'w').close(); time.sleep(600)"
+rank = subprocess.Popen([sys.executable, "-c", code, mark, "s2d.stages", task], start_new_session=True)
+while not os.path.exists(mark):
+    time.sleep(0.01)
+os.kill(rank.pid, signal.SIGSTOP)
+print(rank.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_launcher_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    task = StageTask(job_dir=tmp_path, stage="a", attempt=1, models={}, supervisor=this_process())
+    ended = child.run(
+        task,
+        command=[sys.executable, "-c", LAUNCHER, str(tmp_path / "mark")],
+        environment=dict(os.environ),
+        on_start=lambda _: None,
+        on_events=lambda _: None,
+        wish=lambda: "run",
+        grace_s=1,
+    )
+    assert ended.status == -signal.SIGKILL
+    (rank,) = ended.log_tail
+    assert not psutil.pid_exists(int(rank)) or psutil.Process(int(rank)).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_number_of_an_attempt_is_not_given_twice_though_its_events_are_lost(

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from tiny import labels, plan_for
 
 from s2d.atomic import write_atomic
-from s2d.errors import StageFailure
 from s2d.events import NewEvent
 from s2d.runner import exclusive, handover
-from s2d.runner.exclusive import Holder, Superseded
+from s2d.runner.exclusive import Holder, StillHeld, Superseded
 from s2d.runner.handover import hand_over
 from s2d.runner.layout import JobLayout
+from s2d.runner.local import _LocalHost
+from s2d.runner.pipeline import Pipeline
 from s2d.runner.task import ProcessId
 
 
@@ -65,12 +70,65 @@ def test_a_worker_that_sleeps_while_it_takes_over_fails_no_job(
         for last in (None, gone):
             if last is not None:
                 write_atomic(layout.holder, last.model_dump_json())
-            with pytest.raises(Superseded, match="has not finished"):
+            with pytest.raises(StillHeld, match="has not finished"):
                 hand_over(layout, 4, (), lambda _: None, lambda: None)
-        write_atomic(layout.holder, gone.model_copy(update={"host": "elsewhere"}).model_dump_json())
-        with pytest.raises(StageFailure, match="still alive"):
-            hand_over(layout, 4, (), lambda _: None, lambda: None)
     assert hand_over(layout, 4, (), lambda _: None, lambda: None) == 4
+
+
+def test_what_lives_on_another_host_sends_the_job_back_and_fails_it_not(
+    layout: JobLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen there, or without power while a file server still keeps its locks."""
+    monkeypatch.setattr(exclusive, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(exclusive, "LAST_PATIENCE_S", 0.2)
+    elsewhere = Holder(stage="a", attempt=1, host="elsewhere", process=ProcessId(pid=1, started=0.0))
+    upload, seen = labels(tmp_path / "rows.jsonl"), list[NewEvent]()
+    with exclusive.taken_over(layout, 3, lambda: None):
+        write_atomic(layout.holder, elsewhere.model_dump_json())
+        assert not exclusive.free(layout)
+        outcome = Pipeline(plan_for(upload), upload, layout, _LocalHost(seen.append, lambda: False)).run()
+    assert outcome.state == "interrupted"
+    (told,) = seen
+    assert told.level == "warn"
+    assert "process 1 of elsewhere still has the job's lock" in told.message
+    assert exclusive.free(layout)
+
+
+#: Holds the job's lock, as a process of a launch does.
+HOLDS = """
+import fcntl, sys, time
+with open(sys.argv[1], "a") as lock:
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_frozen_process_whose_launcher_is_gone_is_ended(layout: JobLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exclusive, "PATIENCE_S", 0.1)
+    gone = Holder(stage="a", attempt=1, host=exclusive.this_host(), process=ProcessId(pid=2**22, started=0.0))
+    write_atomic(layout.holder, gone.model_dump_json())
+    task = layout.stage("a") / "task-3-001.json"
+    command = [sys.executable, "-c", HOLDS, str(layout.trainer_lock), "s2d.stages", str(task)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as rank:
+        assert rank.stdout is not None
+        rank.stdout.readline()
+        rank.send_signal(signal.SIGSTOP)
+        told: list[str] = []
+        hand_over(layout, 4, (), lambda events: told.extend(one.message for one in events), lambda: None)
+        assert rank.wait(30) == -signal.SIGKILL
+    assert told == [f"process {2**22} ended"]
+
+
+def test_a_worker_that_wakes_late_writes_nothing_over_the_new_claims_process(layout: JobLayout) -> None:
+    told: list[NewEvent] = []
+    hand_over(layout, 4, (), told.extend, lambda: None)
+    handover.tell_start(layout, told.extend, "a", 2, os.getpid(), 4)
+    before = layout.holder.read_text()
+    with pytest.raises(Superseded):
+        handover.tell_start(layout, told.extend, "a", 1, os.getppid(), 3)
+    assert layout.holder.read_text() == before
+    assert len(told) == 1
 
 
 def test_half_written_files_go_and_what_a_janitor_deletes_is_left_to_it(

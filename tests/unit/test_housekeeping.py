@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy.exc import OperationalError as DatabaseLost
 from sqlalchemy.orm import Session
 from store_testing import filled, held, new_job
+from tiny import labels, plan_for
 
 from s2d.embedded.redis import PrivateRedis
 from s2d.events import NewEvent
@@ -85,21 +87,60 @@ def test_nothing_is_sent_again_while_the_broker_is_away(ctx: Context, caplog: py
     assert "the broker cannot be asked" in caplog.text
 
 
+def cancelled(ctx: Context) -> str:
+    job_id = new_job(ctx.db)
+    with ctx.db.begin() as session:
+        jobs.request_cancel(session, job_id)
+    return job_id
+
+
+def leave(ctx: Context, job_id: str, holder: str, plan: str) -> JobLayout:
+    """What the last claim of a job has left of it."""
+    layout = JobLayout(ctx.settings.job_dir(job_id))
+    layout.stage("teacher_rl").mkdir(parents=True)
+    layout.plan.write_text(plan)
+    layout.holder.write_text(holder)
+    return layout
+
+
+def process_of(host: str) -> str:
+    process = ProcessId(pid=2**22, started=0.0)
+    return Holder(stage="teacher_rl", attempt=1, host=host, process=process).model_dump_json()
+
+
+def messages(ctx: Context, job_id: str) -> list[str]:
+    with ctx.db.read() as session:
+        return [row.message for row in events.since(session, job_id, 0, 100)]
+
+
 def test_a_job_that_cannot_be_tidied_keeps_the_reaper_from_no_other(
     ctx: Context, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ids = [new_job(ctx.db) for _ in range(2)]
-    with ctx.db.begin() as session:
-        for job_id in ids:
-            jobs.request_cancel(session, job_id)
+    ids = [cancelled(ctx) for _ in range(2)]
     for job_id in ids:
-        layout = JobLayout(ctx.settings.job_dir(job_id))
-        layout.root.mkdir(parents=True)
-        layout.plan.write_text("damaged")
-        gone = Holder(stage="a", attempt=1, host=this_host(), process=ProcessId(pid=2**22, started=0.0))
-        layout.holder.write_text(gone.model_dump_json())
+        leave(ctx, job_id, process_of(this_host()), plan="damaged")
+    leave(ctx, "other", "damaged", plan="damaged")
+    (ctx.settings.state_dir / "jobs" / "note.txt").touch()
     Reaper(lambda: ctx, LEASE_S).turn()
     assert all(f"job {job_id} cannot be tidied" in caplog.text for job_id in ids)
+    assert f"{ctx.settings.job_dir('other').absolute()} cannot be looked at" in caplog.text
+    assert "note.txt" not in caplog.text
+
+
+def test_a_job_that_was_cancelled_before_its_own_host_tidied_it_is_tidied_by_another(
+    ctx: Context, tmp_path: Path
+) -> None:
+    job_id = cancelled(ctx)
+    layout = leave(ctx, job_id, process_of("elsewhere"), plan_for(labels(tmp_path / "rows.jsonl")).model_dump_json())
+    (layout.stage("teacher_rl") / "events-001.jsonl").write_text('{"type": "message", "message": "last words"}\n')
+    reap = Reaper(lambda: ctx, LEASE_S)
+    with layout.trainer_lock.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        reap.turn()
+    assert messages(ctx, job_id) == ["job queued", "job cancelled"], "its process may be alive there"
+    reap.turn()
+    assert messages(ctx, job_id)[2:] == ["last words", f"process {2**22} ended"]
+    assert not layout.holder.exists()
 
 
 def test_after_a_sleep_of_the_host_its_workers_have_a_moment_to_renew(
@@ -134,9 +175,22 @@ def test_events_whose_commit_was_not_heard_of_are_stored_once(
     host = _Host(ctx, taken, lease, tracker, lambda: False, None)
     for message in ("a", "b"):
         host.events([NewEvent(type="message", message=message)])
-    with ctx.db.read() as session:
-        stored = [row.message for row in events.since(session, taken.job_id, 0, 100) if row.type == "message"]
-    assert stored == ["a", "b"]
+    assert messages(ctx, taken.job_id)[2:] == ["a", "b"]
+
+
+def test_what_is_told_again_by_whoever_comes_after_a_death_is_stored_once(ctx: Context, tmp_path: Path) -> None:
+    """The worker was killed when the database had it and before its own note of that."""
+    taken = held(ctx.db, new_job(ctx.db))
+    lease: Any = _Lease(dataclasses.replace(ctx, settings=Settings(lease_s=60)), taken, tmp_path / "heartbeat")
+    tracker: Any = SimpleNamespace(take=lambda _: {})
+    told = [("process", {"state": "ended", "attempt": 1}), ("stage", {"state": "succeeded"})]
+    for kind, data in told:
+        for status in (0, None):
+            host = _Host(ctx, taken, lease, tracker, lambda: False, None)
+            event: dict[str, Any] = {"type": kind, "stage": "a", "message": kind, "data": {**data, "status": status}}
+            host.events([NewEvent(**event)])
+    host.events([NewEvent(type="process", stage="a", message="next", data={"state": "ended", "attempt": 2})])
+    assert messages(ctx, taken.job_id)[2:] == ["process", "stage", "next"]
 
 
 def test_the_broker_is_asked_for_what_it_holds_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,27 @@ def test_a_heartbeat_file_that_cannot_be_touched_costs_no_lease(
         assert not heartbeat.exists()
 
 
+def test_a_lease_is_renewed_again_whatever_kept_it_from_that_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(state_dir=tmp_path, lease_s=LEASE_S)
+    whole, breaks = jobs.heartbeat, iter(range(2))
+
+    def heartbeat(*arguments: Any) -> Any:
+        if next(breaks, None) is not None:
+            raise ValueError("unforeseen")
+        return whole(*arguments)
+
+    monkeypatch.setattr(jobs, "heartbeat", heartbeat)
+    with filled(settings.database) as db:
+        claim = held(db, new_job(db), LEASE_S)
+        heartbeat_file = tmp_path / "heartbeat"
+        with _Lease(Context(settings, db), claim, heartbeat_file) as lease:
+            wait_for(heartbeat_file.exists)
+            assert not lease.lost
+    assert caplog.text.count("ValueError: unforeseen") == 2
+
+
 def wait_for(happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not happened():

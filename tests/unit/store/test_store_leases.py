@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from sqlalchemy import text
 from store_testing import claim, filled, held, new_job
 
 from s2d.events import NewEvent, Origin
@@ -183,6 +184,18 @@ def test_a_worker_that_sleeps_in_a_write_does_not_keep_its_job_from_others(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_server_that_has_become_a_standby_is_away(database_url: str) -> None:
+    """As after a failover, to a connection that was made before it."""
+    with filled(database_url) as db:
+        taken = held(db, new_job(db))
+        with pytest.raises(DATABASE_AWAY), db.begin() as session:
+            session.execute(text("SET TRANSACTION READ ONLY"))
+            jobs.hold(session, taken)
+        with db.begin() as session:
+            jobs.hold(session, taken)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_janitor_may_take_its_time_over_a_job_that_it_holds(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +223,7 @@ def test_what_two_find_of_a_lost_job_is_stored_by_one(db: Database) -> None:
         jobs.request_cancel(session, taken.job_id)
         jobs.finish(session, taken, "queued")
     missed = [[NewEvent(type="message", message=str(one.offset), origin=one)] for one in at[1:]]
-    end = [NewEvent(type="process", message="ended")]
+    end = [NewEvent(type="process", message="ended", data={"state": "ended", "attempt": 1})]
 
     def tell(some: list[NewEvent], since: Origin | None) -> Origin | None:
         with db.begin() as session:
@@ -220,6 +233,7 @@ def test_what_two_find_of_a_lost_job_is_stored_by_one(db: Database) -> None:
     with pytest.raises(LeaseLost):
         tell(missed[0], at[0])
     assert tell(missed[1], at[1]) == tell(end, at[2]) == at[2]
+    assert tell(end, at[2]) == at[2], "by one that was killed before it could note that it had told it"
     for since in (None, at[1]):
         with pytest.raises(LeaseLost):
             tell(end, since)
