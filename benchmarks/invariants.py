@@ -38,16 +38,23 @@ def _numbered(events: Sequence[Event]) -> list[str]:
 
 
 def _one_process_at_a_time(events: Iterable[Event]) -> list[str]:
-    """Each process that began is gone before the next one begins."""
+    """Each process that began is gone before the next one begins, and its end is told once.
+
+    An end may come without a beginning: of a process whose worker was killed before it could tell of it.
+    """
     wrong: list[str] = []
     alive: int | None = None
-    for state, pid in processes(events):
-        if state == "started":
+    ended: set[tuple[str, int]] = set()
+    for one in (one for one in events if one["type"] == "process"):
+        pid, which = one["data"]["pid"], (one["stage"], one["data"]["attempt"])
+        if one["data"]["state"] == "started":
             wrong += [f"process {pid} began while {alive} had not ended"] if alive is not None else []
             alive = pid
-        else:
-            wrong += [f"process {pid} ended, and {alive} was alive"] if alive != pid else []
-            alive = None
+            continue
+        wrong += [f"process {pid} ended while {alive} was alive"] if alive not in (pid, None) else []
+        wrong += [f"process {pid} ended twice"] if which in ended else []
+        alive = None
+        ended.add(which)
     return wrong if alive is None else [*wrong, f"process {alive} never ended"]
 
 

@@ -25,6 +25,9 @@ from worker.threads import Periodic
 
 _log = logging.getLogger("s2d.worker")
 
+#: For a process that was killed to be gone; one that hangs is looked at again at the next turn.
+PATIENCE_S = 1.0
+
 
 class Reaper(Periodic):
     def __init__(self, ctx: Callable[[], Context], lease_s: float) -> None:
@@ -63,27 +66,32 @@ def _left_behind(ctx: Context) -> Iterator[Moved]:
     """Jobs that nobody holds or waits for, and whose last process has not been told to have ended: a reaper was killed
     itself before it had tidied, or a job was cancelled while it waited for its next claim."""
     for folder in (ctx.settings.state_dir.absolute() / "jobs").glob("*/"):
-        if not _left(JobLayout(folder)):
+        layout = JobLayout(folder)
+        if _told(layout):
             continue
         try:
             with ctx.db.read() as session:
                 job = jobs.get(session, folder.name)
         except NotFound:  # of another database
             continue
-        if job.state in (*FINAL, "paused"):
+        if job.state in (*FINAL, "paused") and _within_reach(layout):
             yield Moved(job.id, job.state, job.epoch)
 
 
-def _left(layout: JobLayout) -> bool:
-    """Whether the end of a process has to be told. Of another host's only when it is surely gone: it cannot be ended
-    from here."""
+def _told(layout: JobLayout) -> bool:
+    """Whether nothing is known of a process whose end was not told."""
     try:
-        last = holder(layout)
-        return last is not None and (last.host == this_host() or free(layout))
+        return holder(layout) is None
     except (OSError, ValueError):
         # One damaged folder must not keep the reaper from all others.
         _log.exception("%s cannot be looked at", layout.root)
-        return False
+        return True
+
+
+def _within_reach(layout: JobLayout) -> bool:
+    """Whether the process can be ended from here, or is surely gone."""
+    last = holder(layout)
+    return last is not None and (last.host == this_host() or free(layout))
 
 
 def _tidy(ctx: Context, lost: Moved) -> None:
@@ -111,7 +119,7 @@ def _hand_over(ctx: Context, lost: Moved) -> None:
             read = jobs.record_missed(session, job_id, lost.epoch, events, read)
 
     try:
-        hand_over(layout, lost.epoch, missed, tell, lambda: None)
+        hand_over(layout, lost.epoch, missed, tell, lambda: None, last_patience_s=PATIENCE_S)
     except StillHeld as err:
         _log.warning("job %s is not tidied yet: %s", job_id, err)
     except (Superseded, LeaseLost):

@@ -137,7 +137,7 @@ class Supervisor:
         def write(session: Session) -> JobState:
             suffix = (jobs.get(session, claim.job_id).request or {}).get("suffix")
             student = students.id_of(claim.job_id, suffix=suffix) if outcome.student else None
-            ended = jobs.finish(session, claim, state, error=outcome.error, student_id=student)
+            ended = jobs.finish(session, claim, state, error=outcome.error, student_id=student, wait_s=outcome.wait_s)
             if ended == "succeeded":
                 for arm, path in left:
                     named = students.id_of(claim.job_id, arm, suffix=suffix)

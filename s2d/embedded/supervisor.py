@@ -86,7 +86,7 @@ class Supervisor:
         while deaths[0] < now - WINDOW_S:
             deaths.popleft()
         if len(deaths) >= MAX_DEATHS:
-            self._failure = part_failed(part, f"died {MAX_DEATHS} times within {WINDOW_S:.0f} s; at last it {what}")
+            self._failure = part_failed(part, f"failed {MAX_DEATHS} times within {WINDOW_S:.0f} s; at last it {what}")
             return
         pause = FIRST_PAUSE_S * 2 ** (len(deaths) - 1)
         self._restart_at[part.name] = now + pause

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO
 
+import psutil
 from pydantic import BaseModel, ConfigDict
 
 from s2d.errors import StageFailure
@@ -53,13 +54,16 @@ class Holder(BaseModel):
 
 
 @contextlib.contextmanager
-def taken_over(layout: JobLayout, epoch: int | None, check: Callable[[], None]) -> Iterator[int]:
+def taken_over(
+    layout: JobLayout, epoch: int | None, check: Callable[[], None], last_patience_s: float | None = None
+) -> Iterator[int]:
     """Wait until no stage process of an earlier claim is alive, and fence them off: one that had only been started, and
     not come to its lock, is killed here, or refuses to begin. Until it is left nobody else takes the job over.
 
     Args:
         epoch: the claim's; None: one more than the last (a local run, whose folder is locked otherwise).
         check: called while waiting; what it raises ends the wait.
+        last_patience_s: instead of `LAST_PATIENCE_S`, by somebody who comes again.
 
     Yields:
         The epoch, for the stages of this claim.
@@ -71,7 +75,7 @@ def taken_over(layout: JobLayout, epoch: int | None, check: Callable[[], None]) 
         StageFailure: code "lost_worker"; a stage process of this host could not be ended.
     """
     with _open(layout) as file:
-        _wait_for_all(file, layout, epoch, check)
+        _wait_for_all(file, layout, epoch, check, LAST_PATIENCE_S if last_patience_s is None else last_patience_s)
         _kill(layout)
         now = 1 + _newest(file) if epoch is None else epoch
         file.truncate(0)
@@ -116,7 +120,9 @@ def _open(layout: JobLayout) -> IO[str]:
     return layout.trainer_lock.open("a+")
 
 
-def _wait_for_all(file: IO[str], layout: JobLayout, epoch: int | None, check: Callable[[], None]) -> None:
+def _wait_for_all(
+    file: IO[str], layout: JobLayout, epoch: int | None, check: Callable[[], None], last_patience_s: float
+) -> None:
     began, killed = time.monotonic(), False
     while not _locked(file):
         # Whoever holds it may be a newer claim's process, which is none of ours to kill.
@@ -126,20 +132,23 @@ def _wait_for_all(file: IO[str], layout: JobLayout, epoch: int | None, check: Ca
         if waited > PATIENCE_S and not killed:
             killed = True
             _kill(layout)
-        if waited > PATIENCE_S + LAST_PATIENCE_S:
-            _give_up(holder(layout))
+        if waited > PATIENCE_S + last_patience_s:
+            _give_up(layout)
         time.sleep(POLL_S)
     _refuse_older(file, epoch)
 
 
-def _give_up(last: Holder | None) -> None:
+def _give_up(layout: JobLayout) -> None:
+    last = holder(layout)
     if last is not None and last.host != this_host():
         # Frozen, or of a host without power whose locks a file server has not given up yet.
         raise StillHeld(f"process {last.process.pid} of {last.host} still has the job's lock")
-    if last is None or same_process(last.process) is None:
-        # No stage: a worker that was frozen while it took the job over. It comes back, or its host ends it.
-        raise StillHeld("another worker began to take the job over and has not finished")
-    raise StageFailure(f"A stage process of an earlier claim is still alive: {last}.", code="lost_worker")
+    if last is not None and same_process(last.process) is not None:
+        raise StageFailure(f"A stage process of an earlier claim is still alive: {last}.", code="lost_worker")
+    if left := _stage_processes(layout):
+        raise StageFailure(f"Stage processes of an earlier claim are still alive: {left}.", code="lost_worker")
+    # No stage: a worker that was frozen while it took the job over. It comes back, or its host ends it.
+    raise StillHeld("another worker began to take the job over and has not finished")
 
 
 def _newest(file: IO[str]) -> int:
@@ -165,5 +174,9 @@ def _kill(layout: JobLayout) -> None:
     last = holder(layout)
     if last is not None and last.host == this_host() and same_process(last.process) is not None:
         kill_tree(last.process.pid)
+    kill(_stage_processes(layout))
+
+
+def _stage_processes(layout: JobLayout) -> list[psutil.Process]:
     root = (layout.root / "stages").resolve()
-    kill(stage_processes(lambda task: root in task.resolve().parents))
+    return stage_processes(lambda task: root in task.resolve().parents)

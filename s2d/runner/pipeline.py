@@ -35,6 +35,9 @@ from s2d.runner.task import EXIT_DISK_FULL, StageError, StageResult, StageTask, 
 #: So many processes of a stage may be killed from outside, one after the other, without any of them getting further.
 MAX_CRASHES = 3
 REPORT_TIMEOUT_S = 300
+#: Before a job is tried again that another host still holds. A file server gives up a dead host's locks within two
+#: minutes; who is frozen may be so for days, and each try is told.
+HELD_WAIT_S = 120.0
 #: Bytes without which a stage can tell nothing, not even why it ended.
 LEAST_ROOM = 16_384
 
@@ -60,12 +63,14 @@ class Host(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the job ended. `interrupted`: it was told to stop and can be resumed."""
+    """How the job ended. `interrupted`: it was told to stop, or could not begin, and can be resumed."""
 
     state: Literal["succeeded", "failed", "interrupted"]
     error: dict[str, Any] | None = None
     student: str | None = None
     report: Path | None = None
+    wait_s: float = 0.0
+    """Before it is of use to resume it."""
 
 
 class _Stopped(Exception):
@@ -93,7 +98,7 @@ class Pipeline:
         except StillHeld as err:
             message = f"The job waits for what an earlier claim left: {err}."
             self.host.events([NewEvent(type="message", level="warn", message=message)])
-            return Outcome("interrupted")
+            return Outcome("interrupted", wait_s=HELD_WAIT_S)
         except (_Stopped, Superseded):
             return Outcome("interrupted")
         except S2DError as err:
@@ -133,7 +138,7 @@ class Pipeline:
         if not told.exists():
             state = {"steps": result.steps, "seconds": result.seconds, "tokens": result.tokens}
             self._emit(name, "succeeded", **place, **state)
-            told.touch()
+            write_atomic(told, "")
         self._judge(result)
 
     def _spend(self, name: str) -> None:
@@ -146,10 +151,10 @@ class Pipeline:
             self._ledger.spend(account, role, labels)
 
     def _run_child(self, name: str) -> None:
-        crashes = reached = 0
+        reached, crashes = 0, list[ChildEnd]()
         while not self.layout.result(name).exists():
             end = self._start(name)
-            tell_end(self.layout, self.host.events, end.status)
+            tell_end(self.layout, self.host.events, end.status, epoch=self._epoch)
             # Whatever the exit status: a library that stumbles on its way out does not undo the result.
             if self.layout.result(name).exists():
                 return
@@ -158,8 +163,8 @@ class Pipeline:
             if self._changed(name, end):
                 continue
             further = self._reached(name)
-            crashes, reached = (crashes + 1 if further == reached else 1), further
-            self._again(name, end, crashes)
+            crashes, reached = [*(crashes if further == reached else []), end], further
+            self._again(name, crashes)
 
     def _start(self, name: str) -> ChildEnd:
         folder = self.layout.stage(name)
@@ -225,21 +230,26 @@ class Pipeline:
         shortly after the kernel killed another one, which is why this alone fails no stage."""
         return end.out_of_memory and (end.status == -signal.SIGKILL or self._devices(name) > 1)
 
-    def _again(self, name: str, end: ChildEnd, crashes: int) -> None:
-        """Let a stage that was killed from outside be started again, unless that has led nowhere."""
+    def _again(self, name: str, crashes: Sequence[ChildEnd]) -> None:
+        """Let a stage that was killed from outside be started again, unless that has led nowhere.
+
+        Args:
+            crashes: those since it last got further.
+        """
+        end = crashes[-1]
         if shutil.disk_usage(self.layout.root).free < LEAST_ROOM:
             raise StageFailure(f"{_ending(end)}: there is no room on the disk.", code="disk_full", stage=name)
         # A launcher ends with status 1 when one of its processes was killed.
         killed = end.status < 0 or self._devices(name) > 1
-        if crashes >= MAX_CRASHES and self._for_memory(name, end):
+        if len(crashes) >= MAX_CRASHES and all(self._for_memory(name, crash) for crash in crashes):
             told = f"{_ending(end)}: the host ran out of memory."
             raise StageFailure(told, code="out_of_memory", stage=name, log=end.log_tail)
-        if not killed or crashes >= MAX_CRASHES:
+        if not killed or len(crashes) >= MAX_CRASHES:
             raise StageFailure(f"{_ending(end)}.", stage=name, log=end.log_tail)
         message = f"{_ending(end)}; starting it again from its last checkpoint"
         self.host.events([NewEvent(type="message", level="warn", stage=name, message=message)])
         # A machine short of memory kills again at once; give it a moment.
-        time.sleep(crashes)
+        time.sleep(len(crashes))
 
     def _halve(self, name: str) -> bool:
         """Once a stage: half the sequences in a forward pass, twice as many passes, the same step."""

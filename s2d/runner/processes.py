@@ -22,10 +22,13 @@ PATIENCE_S = 60.0
 def stage_processes(wanted: Callable[[Path], bool]) -> list[psutil.Process]:
     """Those whose task file is wanted, launchers too; a stage command of the operator's own is not among them."""
     found = []
-    for one in psutil.process_iter(["cmdline"]):
-        command = one.info["cmdline"] or [""]
-        if any(part.startswith("s2d.stages") for part in command) and wanted(Path(command[-1])):
-            found.append(one)
+    # Not `process_iter`, which remembers processes: one whose number has been given again could not be killed.
+    for pid in psutil.pids():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            one = psutil.Process(pid)
+            command = one.cmdline() or [""]
+            if any(part.startswith("s2d.stages") for part in command) and wanted(Path(command[-1])):
+                found.append(one)
     return found
 
 

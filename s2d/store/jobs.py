@@ -205,8 +205,12 @@ def finish(
     *,
     error: dict[str, Any] | None = None,
     student_id: str | None = None,
+    wait_s: float = 0.0,
 ) -> JobState:
     """End the job, or hand it back as queued. A job that is being cancelled ends cancelled, whatever came first.
+
+    Args:
+        wait_s: before it may be claimed again.
 
     Returns:
         The state it is in now.
@@ -226,6 +230,8 @@ def finish(
     if target in ("queued", "paused"):
         # Handed back in order: only lost workers count towards the attempts that a job has.
         values["attempt"] = JobRow.attempt - 1
+    if target == "queued" and wait_s:
+        values["available_at"] = db_now() + wait_s
     moved = _held(claim).where(JobRow.state.in_(sources(target))).values(**values).returning(JobRow.id)
     if session.execute(moved).one_or_none() is None:
         raise LeaseLost(claim.job_id)

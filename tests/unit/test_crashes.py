@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ from s2d.runner import child, pipeline
 from s2d.runner.layout import JobLayout
 from s2d.runner.local import _LocalHost
 from s2d.runner.pipeline import MAX_CRASHES, Pipeline
+from s2d.runner.processes import alive
 from s2d.runner.task import StageTask, this_process
 
 #: Gets one step further than the process before it, or not, and is killed; the seventh ends well.
@@ -113,6 +115,20 @@ def test_a_stage_that_the_kernel_kills_at_the_same_place_is_out_of_memory(
     assert JobLayout(tmp_path / "job").micro_batch("teacher_rl").exists(), "half the micro-batch was tried"
 
 
+def test_one_kill_that_may_be_the_kernels_does_not_make_a_crash_a_want_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked like the kernel's the second of three times."""
+    recent = iter([False, True, False])
+    monkeypatch.setattr(child.OomKills, "within", lambda *_: next(recent))
+    layout = JobLayout(tmp_path / "job")
+    layout.stage("teacher_rl").mkdir(parents=True)
+    layout.micro_batch("teacher_rl").write_text("1")
+    with pytest.raises(StageFailure, match="signal 9") as failed:
+        run_stage(tmp_path, False, monkeypatch)
+    assert failed.value.code == "stage_failed"
+
+
 def test_a_launch_of_which_the_kernel_killed_a_process_takes_half_the_micro_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +179,8 @@ def test_a_launcher_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> N
     )
     assert ended.status == -signal.SIGKILL
     (rank,) = ended.log_tail
-    assert not psutil.pid_exists(int(rank)) or psutil.Process(int(rank)).status() == psutil.STATUS_ZOMBIE
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert not alive(psutil.Process(int(rank)))
 
 
 def test_a_number_of_an_attempt_is_not_given_twice_though_its_events_are_lost(

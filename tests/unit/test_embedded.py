@@ -227,7 +227,7 @@ def test_a_part_that_keeps_dying_is_given_up_with_the_end_of_its_log(
 
     try:
         wait_for(failed)
-        with pytest.raises(PartFailed, match=r"The api died 5 times .*exit code 3.*\n(.*\n)*no such module"):
+        with pytest.raises(PartFailed, match=r"The api failed 5 times .*exit code 3.*\n(.*\n)*no such module"):
             watch.check()
     finally:
         watch.stop()

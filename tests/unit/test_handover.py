@@ -88,6 +88,7 @@ def test_what_lives_on_another_host_sends_the_job_back_and_fails_it_not(
         assert not exclusive.free(layout)
         outcome = Pipeline(plan_for(upload), upload, layout, _LocalHost(seen.append, lambda: False)).run()
     assert outcome.state == "interrupted"
+    assert outcome.wait_s > 0
     (told,) = seen
     assert told.level == "warn"
     assert "process 1 of elsewhere still has the job's lock" in told.message
@@ -127,8 +128,13 @@ def test_a_worker_that_wakes_late_writes_nothing_over_the_new_claims_process(lay
     before = layout.holder.read_text()
     with pytest.raises(Superseded):
         handover.tell_start(layout, told.extend, "a", 1, os.getppid(), 3)
+    with pytest.raises(Superseded):
+        # The database took what it told before it slept.
+        handover.tell_end(layout, lambda _: None, epoch=3)
     assert layout.holder.read_text() == before
-    assert len(told) == 1
+    handover.tell_end(layout, told.extend, 0, epoch=4)
+    assert [event.data["state"] for event in told] == ["started", "ended"]
+    assert not layout.holder.exists()
 
 
 def test_half_written_files_go_and_what_a_janitor_deletes_is_left_to_it(

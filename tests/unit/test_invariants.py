@@ -15,7 +15,13 @@ WRITTEN = [{"type": "metrics", "stage": "a", "step": step, "message": "", "data"
 
 
 def process(state: str, pid: int) -> Event:
-    return {"type": "process", "stage": "a", "step": None, "message": "", "data": {"state": state, "pid": pid}}
+    return {
+        "type": "process",
+        "stage": "a",
+        "step": None,
+        "message": "",
+        "data": {"state": state, "pid": pid, "attempt": pid},
+    }
 
 
 SUCCESS: dict[str, Any] = {"type": "stage", "stage": "a", "step": None, "message": "", "data": {"state": "succeeded"}}
@@ -37,6 +43,8 @@ def numbered(events: list[Event]) -> list[Event]:
 
 def test_nothing_is_wrong_with_a_whole_job(layout: JobLayout) -> None:
     assert violations(numbered(WHOLE), layout, ["a"]) == []
+    untold = process("ended", 7)
+    assert violations(numbered([untold, *WHOLE]), layout, ["a"]) == [], "its worker was killed before it told its start"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +54,8 @@ def test_nothing_is_wrong_with_a_whole_job(layout: JobLayout) -> None:
         ([*WHOLE[:3], *WHOLE[2:]], "2 events were written by stages, 3 stored; they differ from number 2 on"),
         ([WHOLE[0], WHOLE[2], WHOLE[1], *WHOLE[3:]], "2 events were written by stages, 2 stored; they differ from"),
         ([process("started", 2), *WHOLE], "process 1 began while 2 had not ended"),
-        ([*WHOLE, process("ended", 1)], "process 1 ended, and None was alive"),
+        ([*WHOLE, process("ended", 1)], "process 1 ended twice"),
+        ([process("started", 2), process("ended", 1), *WHOLE[1:3]], "process 1 ended while 2 was alive"),
         ([*WHOLE, process("started", 2)], "process 2 never ended"),
         ([*WHOLE, SUCCESS], "a succeeded 2 times"),
     ],

@@ -143,6 +143,17 @@ def test_where_reading_goes_on_is_stored_with_the_events(db: Database) -> None:
         assert jobs.get(session, taken.job_id).events_read == {"file": "stages/a/events-001.jsonl", "offset": 20}
 
 
+def test_a_job_may_be_handed_back_for_later(db: Database) -> None:
+    taken = held(db, new_job(db))
+    with db.begin() as session:
+        assert jobs.finish(session, taken, "queued", wait_s=60) == "queued"
+    assert claim(db, taken.job_id) is None
+    with db.begin() as session:
+        jobs.request_pause(session, taken.job_id)
+        jobs.request_resume(session, taken.job_id)
+    assert held(db, taken.job_id).attempt == 1, "whoever asks for it need not wait"
+
+
 def test_a_held_lease_is_left_alone(db: Database) -> None:
     held(db, new_job(db))
     with db.begin() as session:
