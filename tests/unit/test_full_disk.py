@@ -98,7 +98,7 @@ def test_the_runner_takes_that_status_for_a_full_disk(status: int, code: str, tm
     command = [sys.executable, "-c", f"print('the last line'); raise SystemExit({status})"]
     host = _LocalHost(lambda _: None, lambda: False)
     pipeline = Pipeline(plan_for(upload), upload, JobLayout(tmp_path / "job"), host, command=lambda _: command)
-    pipeline._epoch = 1
+    pipeline._take_over()
     with pytest.raises(StageFailure, match=f"status {status}") as caught:
         pipeline._run_child("teacher_rl")
     assert (caught.value.code, caught.value.details["stage"]) == (code, "teacher_rl")
