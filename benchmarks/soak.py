@@ -218,6 +218,7 @@ def to_markdown(found: dict[str, Any]) -> str:
 | --- | --- |
 | jobs that succeeded, were cancelled for good | {found["succeeded"]}, {found["cancelled"]} |
 | jobs lost | {found["jobs"] - found["succeeded"] - found["cancelled"]} |
+| labels spent twice, two trainers at once, events doubled or missing, anything left over | {len(found["wrong"])} |
 | jobs that failed under the faults and were resumed | {found["failed and resumed"]} |
 | claims, stage processes, events | {found["claims"]:,}, {found["processes"]:,}, {found["events"]:,} |
 | from the loss of a process to the next one's start | {told} |
