@@ -117,6 +117,13 @@ def _per_token(policy: Any, reference: Any, sample: Sample, advantage: float, se
     return loss_K + settings.beta * ratio_K * (gap_K.exp() - gap_K - 1)
 
 
+def largest_ratio(policy: Any, reference: Any, samples: Sequence[Sample], tau: float) -> float:
+    """The largest π_ref/π of any token of the completions."""
+    with torch.no_grad():
+        gaps = [token_log_probs(reference, s, tau) - token_log_probs(policy, s, tau) for s in samples]
+    return float(torch.cat(gaps).max().exp())
+
+
 def old_log_probs(log_K: torch.Tensor, sample: Sample) -> torch.Tensor:
     """(K,): log π_old(y_t|y_<t), a constant: the policy's own value on-policy, else `ratios` away from it."""
     if not sample.ratios:
