@@ -42,8 +42,11 @@ def processes(*words: str) -> list[psutil.Process]:
 
 
 def run_job_with_a_killed_worker(client: Client, file_id: str) -> tuple[str, dict[str, Any]]:
-    job = client.start(client.plan(file_id), file_id)
-    client.wait_for_step(job, "teacher_rl", 2)
+    # Long enough to be still in this stage when the third step is seen.
+    stages = {**SHORT["stages"], "teacher_rl": {**SHORT["stages"]["teacher_rl"], "steps": 20}}
+    job = client.start(client.plan(file_id, stages=stages), file_id)
+    # A step is told before it is saved: only the third says that the checkpoint of the second is whole.
+    client.wait_for_step(job, "teacher_rl", 3)
     workers = processes("celery", "worker.celery_app")
     trainers = processes("s2d.stages", job)
     assert workers
