@@ -136,6 +136,6 @@ FAILURE_CODES: dict[str, str] = {
     "label_spent": "A stage would have read a label of another use: the job's folder was changed; start a new job.",
     "model": "A model could not be read or loaded, or is not allowed: see the message.",
     "verifier": "The verifier's processes could not be kept alive: see the log lines.",
-    "lost_worker": "The worker was lost more often than the job may be tried again: look at the host, then resume.",
+    "lost_worker": "The worker was lost again and again without getting further: look at its host, then resume.",
     "stage_failed": "See the last log lines.",
 }

@@ -34,9 +34,11 @@ class Settings(ObserveSettings):
 
     lease_s: float = Field(default=30.0, gt=0, description="A worker silent for so long has lost its job.")
     grace_s: float = Field(default=30.0, gt=0, description="From SIGTERM to SIGKILL of a stage, for a last checkpoint.")
-    max_attempts: int = Field(default=5, ge=1, description="Workers that one job may lose before it counts as failed.")
+    max_attempts: int = Field(
+        default=5, ge=1, description="Workers that one job may lose in a row without getting further."
+    )
     backoff_s: float = Field(
-        default=5.0, ge=0, description="Wait before a lost job's second attempt; each further one waits twice as long."
+        default=5.0, ge=0, description="Wait of a job that lost its worker; twice as long for each further one."
     )
     stage_command: tuple[str, ...] = Field(
         default=(), description='What runs a stage on one device, as JSON: ["nice", "python", "-m", "s2d.stages"].'

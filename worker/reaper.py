@@ -79,7 +79,7 @@ def _left_behind(ctx: Context) -> Iterator[Moved]:
 
 
 def _told(layout: JobLayout) -> bool:
-    """Whether nothing is known of a process whose end was not told."""
+    """Whether the end of every process that is known of was told."""
     try:
         return holder(layout) is None
     except (OSError, ValueError):

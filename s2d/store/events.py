@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from s2d.events import EventType, NewEvent
@@ -54,6 +54,15 @@ def metrics_at(session: Session, job_id: str, steps: Collection[int]) -> dict[tu
     """The metrics of these steps by (stage, step); the newest where a resumed stage went through a step again."""
     query = select(EventRow).where(EventRow.job_id == job_id, EventRow.type == "metrics", EventRow.step.in_(steps))
     return {(row.stage, row.step): row.data["metrics"] for row in session.scalars(query.order_by(EventRow.seq))}
+
+
+def reached(session: Session, job_id: str) -> int:
+    """Grows when a job gets further than it has been before: a stage, a checkpoint or a piece of work that was never
+    told of. What a resumed stage tells again does not count."""
+    what = (EventRow.stage, EventRow.type, EventRow.step, EventRow.message)
+    kinds: tuple[EventType, ...] = ("stage", "checkpoint", "progress")
+    told = select(*what).where(EventRow.job_id == job_id, EventRow.type.in_(kinds)).distinct().subquery()
+    return session.scalars(select(func.count()).select_from(told)).one()
 
 
 def latest(

@@ -166,12 +166,11 @@ def record(
 def record_missed(
     session: Session, job_id: str, epoch: int, missed: Sequence[NewEvent], since: Origin | None
 ) -> Origin | None:
-    """Events of a job that nobody holds any more, found where its last worker was lost.
+    """Events of a job that nobody holds any more, found where its last worker was lost. What is told once
+    (`s2d.events.name_of`) and was stored last is not stored again.
 
     Args:
         since: up to where they were stored when they were looked for.
-
-    What is told once (`s2d.events.name_of`) and was stored last is not stored again.
 
     Returns:
         Up to where they are stored now.
@@ -228,7 +227,7 @@ def finish(
     if target in FINAL:
         values["finished_at"] = db_now()
     if target in ("queued", "paused"):
-        # Handed back in order: only lost workers count towards the attempts that a job has.
+        # Handed back in order: no attempt was lost.
         values["attempt"] = JobRow.attempt - 1
     if target == "queued" and wait_s:
         values["available_at"] = db_now() + wait_s
@@ -265,7 +264,8 @@ def request_pause(session: Session, job_id: str, expected: Expected = None) -> J
 
 
 def request_resume(session: Session, job_id: str, expected: Expected = None) -> JobRow:
-    """Queue a paused, failed or cancelled job again; it goes on from its last whole checkpoint with all its attempts.
+    """Queue a paused, failed or cancelled job again; it goes on from its last whole checkpoint, and its count of lost
+    workers begins anew.
 
     Asking again while it waits or runs changes nothing.
 
@@ -278,7 +278,7 @@ def request_resume(session: Session, job_id: str, expected: Expected = None) -> 
         return row
     if row.state not in sources("queued"):
         raise Conflict(f"Job {job_id!r} is {row.state} and cannot be resumed.", code="not_resumable")
-    row.attempt, row.error, row.finished_at, row.available_at = 0, None, None, None
+    row.attempt, row.losses, row.error, row.finished_at, row.available_at = 0, 0, None, None, None
     outbox.add(session, job_id)
     return _move(session, row, "queued")
 
@@ -322,7 +322,9 @@ def requeue_lost(session: Session, max_attempts: int, backoff_s: float = 0.0) ->
     """What the reaper does: jobs whose lease ran out are queued again, given up, or what was asked of their worker.
 
     Args:
-        backoff_s: a job waits so long before its second attempt, and twice as long before each further one.
+        max_attempts: a job is given up when it has lost so many workers in a row without getting further: a long one
+            may lose more of them in its time, one that kills its workers must not go on for ever.
+        backoff_s: a job waits so long when it has lost a worker, and twice as long for each further one in that row.
 
     Returns:
         Each job that moved.
@@ -337,9 +339,11 @@ def requeue_lost(session: Session, max_attempts: int, backoff_s: float = 0.0) ->
 
 def _requeue(session: Session, row: JobRow, max_attempts: int, backoff_s: float) -> JobState:
     target = _settled(row.state, "queued")
-    if target == "queued" and row.attempt >= max_attempts:
+    reached = events.reached(session, row.id)
+    row.losses, row.reached = (1 if reached > row.reached else row.losses + 1), reached
+    if target == "queued" and row.losses >= max_attempts:
         target, row.error = "failed", _lost(row)
-    wait_s = backoff_s * 2.0 ** (row.attempt - 1)
+    wait_s = backoff_s * 2.0 ** (row.losses - 1)
     row.available_at = db_now() + wait_s if target == "queued" and wait_s else None
     row.state = target
     # A new epoch at once: the lost worker, should it wake, can no longer write.
@@ -361,7 +365,10 @@ def _lost(row: JobRow) -> dict[str, Any]:
     """The document of a failed job, see `s2d.runner.pipeline.failure`; the log is on the host that was lost."""
     return {
         "code": "lost_worker",
-        "message": f"The worker was lost {row.attempt} times, the most that is tried; the last one was {row.worker}.",
+        "message": (
+            f"The worker was lost {row.losses} times without getting further, the most that is tried; the last one was "
+            f"{row.worker}."
+        ),
         "advice": FAILURE_CODES["lost_worker"],
         "stage": row.progress.get("stage"),
         "step": row.progress.get("step"),
@@ -379,7 +386,7 @@ def _state_event(state: JobState, level: str = "info", **data: Any) -> NewEvent:
 
 def now(session: Session) -> float:
     """Seconds since the epoch on the clock that leases are kept by."""
-    return float(session.scalar(select(db_now())) or 0.0)
+    return float(session.scalars(select(db_now())).one())
 
 
 def endings(session: Session) -> list[tuple[str, float | None]]:

@@ -83,6 +83,9 @@ class JobRow(Owned, Base):
     epoch: Mapped[int] = mapped_column(Integer, default=0)
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     worker: Mapped[str | None] = mapped_column(String(200))
+    # Workers lost in a row without getting further than `reached`, which `s2d.store.events.reached` counts.
+    losses: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    reached: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     lease_expires_at: Mapped[float | None] = mapped_column(Float(53))
     # A lost job waits until then before it is tried again; null: it need not wait.
     available_at: Mapped[float | None] = mapped_column(Float(53))

@@ -216,7 +216,9 @@ def trained_in(events: list[dict[str, Any]], attempt: int) -> bool:
 
 @pytest.mark.parametrize("settings", [{"max_attempts": 2}])
 def test_a_lost_job_is_given_up_with_its_stage_and_advice(fault: Fault) -> None:
-    job = fault.job()
+    # No checkpoint on the way: none of its workers gets further than the one before.
+    stages = {**OPTIONS["stages"], "teacher_rl": {**OPTIONS["stages"]["teacher_rl"], "save_every": 100}}
+    job = fault.job(stages=stages)
     for attempt in (1, 2):
         worker = fault.rig.start_worker()
         # Until this attempt has begun, the job shows the step that the one before it had come to.
@@ -225,6 +227,7 @@ def test_a_lost_job_is_given_up_with_its_stage_and_advice(fault: Fault) -> None:
     fault.rig.start_worker()
     error = fault.client.wait(job, "failed")["error"]
     assert (error["code"], error["stage"]) == ("lost_worker", "teacher_rl")
+    assert "lost 2 times without getting further" in error["message"]
     assert error["step"] >= 1
     assert "resume" in error["advice"]
     fault.client.ask(job, "resume")

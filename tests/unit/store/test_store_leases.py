@@ -131,6 +131,34 @@ def test_each_further_attempt_waits_twice_as_long(db: Database) -> None:
     assert held(db, job_id).attempt == 1, "whoever asks for it need not wait"
 
 
+def test_workers_that_got_further_are_not_counted_together(db: Database) -> None:
+    job_id = new_job(db)
+
+    def lose(told: list[NewEvent]) -> tuple[str, float | None]:
+        taken = held(db, job_id, lease_s=-1)
+        with db.begin() as session:
+            jobs.record(session, taken, {}, told)
+            (moved,) = jobs.requeue_lost(session, max_attempts=3, backoff_s=0.001)
+            row = session.get_one(JobRow, job_id)
+            row.available_at = None
+            return moved.state, events.since(session, job_id, row.last_seq - 1, 1)[0].data.get("wait_s")
+
+    def checkpoint(step: int) -> NewEvent:
+        return NewEvent(type="checkpoint", stage="opd", step=step, message=f"checkpoint-{step} written")
+
+    running = NewEvent(type="stage", stage="opd", message="opd running")
+    for step in range(1, 8):
+        assert lose([running, checkpoint(step)]) == ("queued", 0.001), "as often as it likes"
+    # It goes on from a checkpoint before, or says nothing at all: no further than it was.
+    assert lose([running, checkpoint(7), NewEvent(type="metrics", stage="opd", step=8)]) == ("queued", 0.002)
+    with db.begin() as session:
+        jobs.finish(session, held(db, job_id), "queued")
+    assert lose([]) == ("failed", None), "handing it back in between is no progress either"
+    with db.begin() as session:
+        assert jobs.request_resume(session, job_id).state == "queued"
+    assert lose([]) == ("queued", 0.001), "resumed, it begins to count anew"
+
+
 def test_where_reading_goes_on_is_stored_with_the_events(db: Database) -> None:
     taken = held(db, new_job(db))
     read = [NewEvent(type="message", origin=Origin(file="stages/a/events-001.jsonl", offset=n)) for n in (10, 20)]
