@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -70,8 +71,13 @@ class Chaos:
         if not stages:
             return False
         victim = self._rng.choice(stages)
-        self._note([victim])
-        victim.kill()
+        job, when = job_of(victim), time.time()
+        try:
+            victim.kill()
+        except psutil.NoSuchProcess:  # it has just ended
+            return False
+        if job is not None:
+            self.losses.append((job, when))
         return True
 
     def _note(self, stages: list[psutil.Process]) -> None:
@@ -108,7 +114,10 @@ class Chaos:
         job = job_of(victim)
         if job is None:
             return False
-        victim.suspend()
+        try:
+            victim.suspend()
+        except psutil.NoSuchProcess:
+            return False
         found = sorted(self._rig.settings.job_dir(job).glob("stages/*/checkpoints/checkpoint-*/" + MODEL))
         if found:
             newest = max(found, key=lambda path: path.stat().st_mtime_ns)
@@ -121,7 +130,8 @@ class Chaos:
         worker = self._rng.choice(self._rig.workers)
         stages = below(worker)
         for one in stages:
-            one.suspend()
+            with suppress(psutil.NoSuchProcess):
+                one.suspend()
         self._note(stages)
         kill(worker)
         worker.start()

@@ -13,7 +13,7 @@ from s2d.embedded.service import EmbeddedService
 from s2d.settings import Settings
 
 #: For a whole job, on a machine that does other things at the same time.
-PATIENCE_S = 240.0
+PATIENCE_S = 700.0
 
 
 class Client(rig.Client):

@@ -21,7 +21,7 @@ ASKS_STUDENTS = "chat/completions|/v1/completions|/v1/compare"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seeded", [False, True])
 def test_the_service_does_what_its_document_says(tmp_path: Path, seeded: bool) -> None:
     """Once with ids that nobody has, once with those of a file, a plan and a job that are there."""

@@ -47,7 +47,7 @@ def result(out: Path, stage: str) -> StageResult:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_controls_make_as_many_steps_as_the_warmup_really_made(ran: tuple[Plan, Path]) -> None:
     plan, out = ran
     warmup, opd = result(out, "warmup").steps, result(out, "opd").steps
@@ -58,7 +58,7 @@ def test_controls_make_as_many_steps_as_the_warmup_really_made(ran: tuple[Plan, 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_compute_matched_controls_end_at_the_same_flops(ran: tuple[Plan, Path]) -> None:
     _, out = ran
     arms = {arm.model: arm for arm in Report.model_validate_json((out / "report" / "report.json").read_text()).arms}
@@ -70,7 +70,7 @@ def test_compute_matched_controls_end_at_the_same_flops(ran: tuple[Plan, Path]) 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_best_candidate_on_validation_is_kept(ran: tuple[Plan, Path]) -> None:
     _, out = ran
     data = result(out, "direct_grpo_select").data
@@ -81,7 +81,7 @@ def test_the_best_candidate_on_validation_is_kept(ran: tuple[Plan, Path]) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_arm_keeps_an_account(ran: tuple[Plan, Path]) -> None:
     plan, out = ran
     entries = Ledger(out / "ledger.jsonl").read()
@@ -98,7 +98,7 @@ def test_every_arm_keeps_an_account(ran: tuple[Plan, Path]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_controls_gate_is_measured_and_stops_nothing(ran: tuple[Plan, Path]) -> None:
     report = Report.model_validate_json((ran[1] / "report" / "report.json").read_text())
     gates = {(gate.arm, gate.stage): gate for gate in report.gates}

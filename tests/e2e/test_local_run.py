@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes_testing import descendants
 from tiny import labels, plan_for
 from traces import metrics, rewards, weights
 
@@ -21,6 +22,8 @@ from s2d.plan.document import Plan
 from s2d.report.document import Report
 from s2d.runner.local import run_plan
 from s2d.runner.task import StageResult
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +152,7 @@ def test_a_stage_killed_just_before_its_result_trains_no_step_more(
 @pytest.mark.usefixtures("whole")
 def test_no_process_of_a_stage_outlives_its_run() -> None:
     deadline = time.monotonic() + 5
-    while any("s2d.stages" in " ".join(p.cmdline()) for p in psutil.Process().children(recursive=True)):
+    while descendants("s2d.stages"):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

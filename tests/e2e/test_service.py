@@ -14,8 +14,11 @@ import httpx
 import openai
 import psutil
 import pytest
+from processes_testing import descendants
 from service_testing import Client, start
 from tiny import SHORT, labels
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -29,26 +32,14 @@ def file_id(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
     return client.upload(labels(tmp_path_factory.mktemp("upload") / "labels.jsonl"))
 
 
-def processes(*words: str) -> list[psutil.Process]:
-    """This test's own descendants whose command line holds all these words."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if all(word in " ".join(process.cmdline()) for word in words):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
 def run_job_with_a_killed_worker(client: Client, file_id: str) -> tuple[str, dict[str, Any]]:
     # Long enough to be still in this stage when the third step is seen.
     stages = {**SHORT["stages"], "teacher_rl": {**SHORT["stages"]["teacher_rl"], "steps": 20}}
     job = client.start(client.plan(file_id, stages=stages), file_id)
     # A step is told before it is saved: only the third says that the checkpoint of the second is whole.
     client.wait_for_step(job, "teacher_rl", 3)
-    workers = processes("celery", "worker.celery_app")
-    trainers = processes("s2d.stages", job)
+    workers = descendants("celery", "worker.celery_app")
+    trainers = descendants("s2d.stages", job)
     assert workers
     assert trainers
     for worker in workers:
@@ -137,7 +128,7 @@ def test_cancel_ends_the_stage_and_keeps_its_checkpoint(client: Client, file_id:
     stages = {**SHORT["stages"], "teacher_rl": {**SHORT["stages"]["teacher_rl"], "steps": 500}}
     job = client.start(client.plan(file_id, stages=stages), file_id)
     client.wait_for_step(job, "teacher_rl", 3)
-    trainers = processes("s2d.stages", job)
+    trainers = descendants("s2d.stages", job)
     assert trainers
     answer = client.http.post(f"/jobs/{job}/cancel")
     assert answer.status_code == 202
@@ -157,7 +148,7 @@ def test_a_job_is_paused_resumed_cancelled_and_resumed_where_it_was(client: Clie
         client.wait_for_step(job, "teacher_rl", reached + 3)
         assert client.http.post(f"/jobs/{job}/{ask}").status_code == 202
         client.wait(job, end)
-        assert processes("s2d.stages", job) == []
+        assert descendants("s2d.stages", job) == []
         before, reached = reached, newest_checkpoint(client, job)
         assert reached > before
         assert client.http.post(f"/jobs/{job}/resume").status_code == 202

@@ -29,9 +29,9 @@ from s2d.store.database import Database
 from s2d.store.tables import LedgerRow
 from s2d.verifiers.pool import GradingPool
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-PATIENCE_S = 700.0
+PATIENCE_S = 1500.0
 RATES = [3e-4, 1e-3]
 STEPS: dict[str, dict[str, Any]] = {
     "teacher_rl": {"steps": 2},

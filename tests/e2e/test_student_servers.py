@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from processes_testing import descendants
 
 from s2d.errors import InvalidRequest
 from s2d.serve import Asked, Forwarder, Lease, Limits, ServeSettings, StudentServers, checked
@@ -71,7 +72,7 @@ async def payloads(events: AsyncIterator[bytes]) -> AsyncIterator[str]:
 
 def server_processes(lease: Lease) -> list[psutil.Process]:
     port = lease.base_url.rpartition(":")[2]
-    return [p for p in psutil.Process().children(recursive=True) if port in p.cmdline()]
+    return descendants(port)
 
 
 def test_a_completion_is_what_a_strict_client_accepts(ask: Callable[[Ask], Any]) -> None:

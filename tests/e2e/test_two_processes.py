@@ -25,6 +25,11 @@ from s2d.runner.layout import JobLayout
 from s2d.runner.pipeline import Pipeline
 from s2d.runner.processes import stage_processes
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+#: The first stage is killed after its seventh step, and saves again only five steps later.
+TEACHER_RL = {**SHORT["stages"]["teacher_rl"], "steps": 14, "save_every": 6}
+STAGES = {name: stage for name, stage in SHORT["stages"].items() if name != "direct_grpo"} | {"teacher_rl": TEACHER_RL}
 MODELS = ("rl_teacher", "warmup_student", "opd_student", "rl_student")
 
 
@@ -77,7 +82,7 @@ class Host:
     def events(self, events: list[NewEvent]) -> None:
         self.seen += events
         steps = [event for event in events if event.type == "metrics" and event.stage == "teacher_rl"]
-        if self._kills is not None and self.killed is None and any(event.step == 3 for event in steps):
+        if self._kills is not None and self.killed is None and any(event.step == 7 for event in steps):
             (launcher,) = (p for p in psutil.Process().children() if "torch.distributed.run" in p.cmdline())
             rank = launcher.children()[-1]
             if self._kills == "launcher":
@@ -93,11 +98,10 @@ class Host:
     def spend(self, account: Account, role: str, labels: Sequence[str]) -> None: ...
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kills", ["rank", "launcher"])
 def test_a_killed_rank_is_a_crash_that_is_resumed_from(kills: Literal["rank", "launcher"], tmp_path: Path) -> None:
     upload = labels(tmp_path / "labels.jsonl")
-    plan = two_devices(plan_for(upload))
+    plan = two_devices(plan_for(upload, controls=[], stages=STAGES))
     rows, layout, host = tmp_path / "rows.jsonl", JobLayout(tmp_path / "job"), Host(kills=kills)
     with upload.open("rb") as stream:
         ingest(stream, rows)
@@ -105,7 +109,7 @@ def test_a_killed_rank_is_a_crash_that_is_resumed_from(kills: Literal["rank", "l
     assert outcome.state == "succeeded", outcome.error
     assert host.killed is not None
     assert [event.message for event in host.seen if event.message.startswith("resuming")] == [
-        "resuming from checkpoint-2"
+        "resuming from checkpoint-6"
     ]
     folder = layout.stage("opd") / "checkpoints" / "checkpoint-4"
     files = json.loads((folder / "manifest.json").read_text())["files"]
@@ -113,12 +117,10 @@ def test_a_killed_rank_is_a_crash_that_is_resumed_from(kills: Literal["rank", "l
     assert not stage_processes(lambda task: layout.root in task.parents)
 
 
-@pytest.mark.slow
 def test_devices_that_share_a_models_states_come_to_the_same_weights(tmp_path: Path) -> None:
     upload = labels(tmp_path / "labels.jsonl")
     # With a reference model too, and with gradients that are accumulated.
-    stages = {name: fields for name, fields in SHORT["stages"].items() if name != "direct_grpo"}
-    stages["student_rl"] = {**stages["student_rl"], "beta": 0.02, "per_device_batch_size": 8}
+    stages = {**STAGES, "student_rl": {**STAGES["student_rl"], "beta": 0.02, "per_device_batch_size": 8}}
     plain = two_devices(plan_for(upload, controls=[], stages=stages))
     rows = tmp_path / "rows.jsonl"
     with upload.open("rb") as stream:

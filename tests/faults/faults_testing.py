@@ -17,6 +17,10 @@ OPTIONS: dict[str, Any] = {
     **SHORT,
     "stages": {**SHORT["stages"], "teacher_rl": {**SHORT["stages"]["teacher_rl"], "steps": 100, "save_every": 5}},
 }
+#: The same with a first stage that is still at work when a slow test has come to harm it.
+LONG: dict[str, Any] = {
+    "stages": {**OPTIONS["stages"], "teacher_rl": {**OPTIONS["stages"]["teacher_rl"], "steps": 400}},
+}
 
 
 class Fault:

@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 from faults_testing import Fault
+from processes_testing import descendants
 from tiny import SHORT
 
 from api.problems import MEDIA_TYPE, Problem
@@ -96,11 +97,7 @@ def peak_bytes(process: psutil.Process) -> int:
 def api_process(fault: Fault) -> psutil.Process:
     port = str(fault.rig.settings.port)
     # The guard that watches over it has the same words on its command line, after its own.
-    (found,) = [
-        one
-        for one in psutil.Process().children(recursive=True)
-        if port in (words := one.cmdline()) and "-P" not in words
-    ]
+    (found,) = (one for one in descendants(port) if port in (words := one.cmdline()) and "-P" not in words)
     return found
 
 

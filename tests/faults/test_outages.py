@@ -101,10 +101,10 @@ def test_after_the_host_restarts_each_job_is_where_its_row_says(fault: Fault) ->
     running, cancelling = fault.job(seed=1), fault.job(seed=2)
     for job in (running, cancelling):
         fault.client.wait_for_step(job, "teacher_rl", 12)
-    queued, paused = fault.job(seed=3), fault.job(seed=4)
-    fault.client.ask(paused, "pause")
     (stubborn,) = fault.rig.stages(cancelling)
     stubborn.suspend()
+    queued, paused = fault.job(seed=3), fault.job(seed=4)
+    fault.client.ask(paused, "pause")
     assert fault.client.ask(cancelling, "cancel")["state"] == "cancelling"
     crash(fault)
     fault.rig.start_redis()

@@ -27,6 +27,8 @@ from s2d.runner.local import run_plan
 from s2d.runner.pipeline import Outcome, Pipeline
 from s2d.stages.checkpoints import sha256_file
 
+pytestmark = pytest.mark.timeout(900)
+
 #: Where each training stage is killed, twice: when a step was just saved, and after one that was not.
 KILLED_AT = {
     "teacher_rl": [("checkpoint", 2), ("metrics", 5)], "warmup": [("metrics", 1), ("metrics", 3)],
@@ -125,7 +127,6 @@ def trainer() -> psutil.Process:
 
 
 @pytest.mark.fault(1)
-@pytest.mark.timeout(900)
 def test_killed_twice_in_every_stage_it_ends_with_the_same_weights(
     whole: Path, plan: Plan, upload: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
-from faults_testing import OPTIONS, Fault
+from faults_testing import LONG, OPTIONS, Fault
 
 from benchmarks.invariants import processes
 from benchmarks.rig import freeze_between_writes, gone, kill, stop, thaw, until
@@ -28,14 +28,14 @@ def lost(made: list[int]) -> int:
 @pytest.mark.fault(1)
 def test_a_killed_trainer_goes_on_from_its_last_checkpoint(fault: Fault) -> None:
     fault.rig.start_worker()
-    undisturbed, harmed = fault.job(), fault.job()
+    undisturbed, harmed = fault.job(**LONG), fault.job(**LONG)
     fault.client.wait_for_step(harmed, "teacher_rl", 12)
     (trainer,) = fault.rig.stages(harmed)
     trainer.kill()
     fault.client.wait(harmed, "succeeded")
     fault.client.wait(undisturbed, "succeeded")
     made = steps(fault, harmed)
-    assert sorted(set(made)) == list(range(1, 101))
+    assert sorted(set(made)) == list(range(1, 401))
     assert lost(made) <= 5, "at most one save interval"
     attempts = [one["data"]["attempt"] for one in fault.client.events(harmed) if one["type"] == "process"]
     assert attempts[:4] == [1, 1, 2, 2]
@@ -63,7 +63,7 @@ def test_the_orphan_of_a_killed_worker_ends_and_another_worker_goes_on(fault: Fa
 def test_an_orphan_that_cannot_end_itself_is_ended_before_the_next_trainer_begins(fault: Fault) -> None:
     """Frozen, it can neither see that its supervisor is gone nor that its lease has run out."""
     first = fault.rig.start_worker()
-    job = fault.job()
+    job = fault.job(**LONG)
     fault.client.wait_for_step(job, "teacher_rl", 12)
     (orphan,) = fault.rig.stages(job)
     orphan.suspend()
@@ -97,7 +97,7 @@ def test_many_workers_with_many_messages_for_one_job_run_it_once(fault: Fault) -
 @pytest.mark.fault(7)
 def test_a_worker_that_overslept_its_lease_writes_nothing_more(fault: Fault) -> None:
     sleeper = fault.rig.start_worker()
-    job = fault.job(stages={**OPTIONS["stages"], "teacher_rl": {**OPTIONS["stages"]["teacher_rl"], "steps": 400}})
+    job = fault.job(**LONG)
     fault.client.wait_for_step(job, "teacher_rl", 12)
     (trainer,) = fault.rig.stages(job)
     freeze_between_writes(fault.rig, sleeper)
@@ -156,7 +156,7 @@ def has_come_to(shown: dict[str, Any], stage: str) -> bool:
 def test_a_job_that_nobody_claims_again_is_tidied_by_whoever_finds_it(fault: Fault) -> None:
     """Its worker was lost while it was being cancelled, and its frozen trainer cannot see that."""
     first = fault.rig.start_worker()
-    job = fault.job()
+    job = fault.job(**LONG)
     fault.client.wait_for_step(job, "teacher_rl", 12)
     (orphan,) = fault.rig.stages(job)
     orphan.suspend()
@@ -176,13 +176,12 @@ def test_a_job_that_nobody_claims_again_is_tidied_by_whoever_finds_it(fault: Fau
 @pytest.mark.parametrize("settings", [{"grace_s": 2.0}])
 def test_a_stage_that_does_not_stop_is_killed_after_the_grace_time(fault: Fault) -> None:
     fault.rig.start_worker()
-    job = fault.job()
+    job = fault.job(**LONG)
     fault.client.wait_for_step(job, "teacher_rl", 12)
     (trainer,) = fault.rig.stages(job)
     trainer.suspend()
     asked = time.monotonic()
-    fault.client.ask(job, "cancel")
-    assert fault.client.job(job)["state"] == "cancelling"
+    assert fault.client.ask(job, "cancel")["state"] == "cancelling"
     fault.client.wait(job, "cancelled")
     assert time.monotonic() - asked > fault.rig.settings.grace_s
     fault.client.ask(job, "resume")
@@ -217,8 +216,8 @@ def trained_in(events: list[dict[str, Any]], attempt: int) -> bool:
 @pytest.mark.parametrize("settings", [{"max_attempts": 2}])
 def test_a_lost_job_is_given_up_with_its_stage_and_advice(fault: Fault) -> None:
     # No checkpoint on the way: none of its workers gets further than the one before.
-    stages = {**OPTIONS["stages"], "teacher_rl": {**OPTIONS["stages"]["teacher_rl"], "save_every": 100}}
-    job = fault.job(stages=stages)
+    teacher_rl = {**OPTIONS["stages"]["teacher_rl"], "steps": 400, "save_every": 400}
+    job = fault.job(stages={**OPTIONS["stages"], "teacher_rl": teacher_rl})
     for attempt in (1, 2):
         worker = fault.rig.start_worker()
         # Until this attempt has begun, the job shows the step that the one before it had come to.

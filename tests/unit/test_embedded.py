@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from processes_testing import is_alive
 
 from s2d.embedded import supervisor as supervision
 from s2d.embedded.environment import environment
@@ -331,7 +332,7 @@ class Up:
         return (self.state_dir / "logs" / f"{name}.log").read_text()
 
     def gone(self) -> bool:
-        return not [p for p in self.parts if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        return not [p for p in self.parts if p.is_running() and is_alive(p.pid)]
 
     def end(self) -> None:
         self.process.kill()

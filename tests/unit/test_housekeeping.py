@@ -194,7 +194,6 @@ def test_what_is_told_again_by_whoever_comes_after_a_death_is_stored_once(ctx: C
 
 
 def test_the_broker_is_asked_for_what_it_holds_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(celery_app, "BROKER_PATIENCE_S", 0.5)
     server = PrivateRedis.make()
     app = celery_app.make_app(Settings(redis_url=server.url))
     with pytest.raises(OperationalError):
@@ -208,6 +207,7 @@ def test_the_broker_is_asked_for_what_it_holds_and_not_waited_for(monkeypatch: p
         for _ in range(3):
             app.send_task(celery_app.TASK, args=["job_1"])
         assert celery_app.held(app) == 3
+        monkeypatch.setattr(celery_app, "BROKER_PATIENCE_S", 0.5)
         process.send_signal(signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(OperationalError):

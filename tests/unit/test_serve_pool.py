@@ -112,7 +112,13 @@ def eventually(condition: Callable[[], bool], seconds: float = 15) -> bool:
 
 
 def gone(*numbers: int) -> bool:
-    return not any(psutil.pid_exists(n) and psutil.Process(n).status() != "zombie" for n in numbers)
+    def lives(number: int) -> bool:
+        try:
+            return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return not any(map(lives, numbers))
 
 
 def test_concurrent_callers_share_one_start_and_the_server_outlives_their_threads(
