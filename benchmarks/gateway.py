@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +25,7 @@ import httpx
 import psutil
 import uvloop
 
-from benchmarks.output import publish
+from benchmarks.output import here, publish
 from benchmarks.rig import DEMO, stored_job, until
 from s2d.embedded.part import Command, Part
 from s2d.embedded.ports import claim_port, local_url
@@ -263,8 +262,7 @@ def main() -> None:
     with TemporaryDirectory() as folder, everything(options.vllm_python.absolute(), Path(folder)) as targets:
         found = uvloop.run(measure(targets, options.rounds))
     document = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{psutil.cpu_count()} cores, {platform.machine()}",
+        **here(),
         "python": platform.python_version(),
         "rounds": options.rounds,
         "results": summary(found),

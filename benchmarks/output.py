@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import json
+import platform
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+
+def here() -> dict[str, str]:
+    """When and on what machine figures were made."""
+    machine = f"{psutil.cpu_count()} cores, {platform.machine()}"
+    return {"date": datetime.now(UTC).date().isoformat(), "machine": machine}
 
 
 def publish(document: dict[str, Any], markdown: str, out: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import platform
 import random
 import resource
 import statistics
@@ -17,7 +16,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +24,7 @@ import psutil
 import uvloop
 
 from benchmarks.gateway import running
-from benchmarks.output import publish
+from benchmarks.output import here, publish
 from benchmarks.rig import stored_job
 from s2d.embedded.part import Part
 from s2d.embedded.ports import claim_port, local_url
@@ -198,10 +196,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with TemporaryDirectory() as folder:
         found = uvloop.run(measure(Path(folder), options.pollers, options.streams, options.seconds))
-    found |= {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{psutil.cpu_count()} cores, {platform.machine()}",
-    }
+    found |= here()
     publish(found, to_markdown(found), options.out)
 
 

@@ -25,6 +25,7 @@ from s2d.embedded.part import Command, Part
 from s2d.embedded.ports import claim_port, local_url
 from s2d.embedded.redis import PrivateRedis
 from s2d.embedded.service import api_command, worker_command
+from s2d.runner.processes import alive
 from s2d.settings import Settings
 from s2d.store import jobs
 from s2d.store.database import db_now
@@ -202,7 +203,7 @@ class Rig:
             words = " ".join(process.cmdline())
         except psutil.NoSuchProcess:
             return False
-        return "s2d.stages" in words and str(place) in words and _lives(process)
+        return "s2d.stages" in words and str(place) in words and alive(process)
 
     def takes_writes(self) -> bool:
         """Whether nobody has SQLite's write lock for a second; PostgreSQL's writers do not wait for each other."""
@@ -261,15 +262,8 @@ def thaw(part: Part) -> None:
 def gone(processes: list[psutil.Process], within_s: float) -> bool:
     """Whether all of them end in that time; a frozen parent does not reap them, and they have ended all the same."""
     deadline = time.monotonic() + within_s
-    while any(_lives(one) for one in processes):
+    while any(map(alive, processes)):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
     return True
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
-import psutil
 
-from benchmarks.output import publish
+from benchmarks.output import here, publish
 from s2d.embedded.ports import claim_port
 
 RESULTS = Path(__file__).parent / "results"
@@ -99,10 +96,7 @@ def main() -> None:
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
         found = measure(options.rounds, Path(folder))
-    found |= {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{psutil.cpu_count()} cores, {platform.machine()}",
-    }
+    found |= here()
     publish(found, to_markdown(found), options.out)
 
 

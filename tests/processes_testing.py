@@ -16,11 +16,3 @@ def descendants(*words: str) -> list[psutil.Process]:
         if all(word in line for word in words):
             found.append(process)
     return found
-
-
-def is_alive(pid: int) -> bool:
-    """Zombies are not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -365,10 +365,7 @@ def _lost(row: JobRow) -> dict[str, Any]:
     """The document of a failed job, see `s2d.runner.pipeline.failure`; the log is on the host that was lost."""
     return {
         "code": "lost_worker",
-        "message": (
-            f"The worker was lost {row.losses} times without getting further, the most that is tried; the last one was "
-            f"{row.worker}."
-        ),
+        "message": f"The worker was lost {row.losses} times without getting further; the last one was {row.worker}.",
         "advice": FAILURE_CODES["lost_worker"],
         "stage": row.progress.get("stage"),
         "step": row.progress.get("step"),

@@ -15,9 +15,10 @@ import openai
 import psutil
 import pytest
 from api_testing import PLAN, Server, assert_problem, jsonl
-from processes_testing import descendants, is_alive
+from processes_testing import descendants
 
 from api.app import create_app
+from s2d.runner.processes import alive
 from s2d.services import chat as service
 from s2d.settings import Settings
 from s2d.store import students
@@ -149,11 +150,11 @@ def test_a_deleted_student_is_not_asked_any_more_and_its_server_ends(http: httpx
     """The last test of this file: the student is gone after it. Its weights are no job's own, and stay."""
     body = {"model": "team/student", "messages": QUESTION, **ENDLESS}
     assert http.post("/v1/chat/completions", json=body).status_code == 200
-    serving = [child.pid for child in descendants("serve")]
+    serving = descendants(" serve ")
     assert serving
     assert http.delete("/v1/models/team/student").json() == {"id": "team/student", "object": "model", "deleted": True}
     assert_problem(http.post("/v1/chat/completions", json=body), 404, "model_not_found")
     deadline = time.monotonic() + 20
-    while any(map(is_alive, serving)):
+    while any(map(alive, serving)):
         assert time.monotonic() < deadline
         time.sleep(0.1)

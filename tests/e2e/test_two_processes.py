@@ -27,9 +27,7 @@ from s2d.runner.processes import stage_processes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-#: The first stage is killed after its seventh step, and saves again only five steps later.
-TEACHER_RL = {**SHORT["stages"]["teacher_rl"], "steps": 14, "save_every": 6}
-STAGES = {name: stage for name, stage in SHORT["stages"].items() if name != "direct_grpo"} | {"teacher_rl": TEACHER_RL}
+STAGES = {name: stage for name, stage in SHORT["stages"].items() if name != "direct_grpo"}
 MODELS = ("rl_teacher", "warmup_student", "opd_student", "rl_student")
 
 
@@ -71,10 +69,10 @@ def shared(plan: Plan) -> Plan:
 class Host:
     epoch: int | None = None
 
-    def __init__(self, *, kills: Literal["rank", "launcher"] | None = "rank") -> None:
+    def __init__(self, *, kills: Literal["rank", "launcher"] | None, after: int = 0) -> None:
         self.seen: list[NewEvent] = []
         self.killed: int | None = None
-        self._kills = kills
+        self._kills, self._after = kills, after
 
     def missed(self, layout: JobLayout, stages: Iterable[str]) -> Iterable[list[NewEvent]]:
         return ()
@@ -82,7 +80,7 @@ class Host:
     def events(self, events: list[NewEvent]) -> None:
         self.seen += events
         steps = [event for event in events if event.type == "metrics" and event.stage == "teacher_rl"]
-        if self._kills is not None and self.killed is None and any(event.step == 7 for event in steps):
+        if self._kills is not None and self.killed is None and any(event.step == self._after for event in steps):
             (launcher,) = (p for p in psutil.Process().children() if "torch.distributed.run" in p.cmdline())
             rank = launcher.children()[-1]
             if self._kills == "launcher":
@@ -101,8 +99,10 @@ class Host:
 @pytest.mark.parametrize("kills", ["rank", "launcher"])
 def test_a_killed_rank_is_a_crash_that_is_resumed_from(kills: Literal["rank", "launcher"], tmp_path: Path) -> None:
     upload = labels(tmp_path / "labels.jsonl")
-    plan = two_devices(plan_for(upload, controls=[], stages=STAGES))
-    rows, layout, host = tmp_path / "rows.jsonl", JobLayout(tmp_path / "job"), Host(kills=kills)
+    # Killed after the seventh step, five before the next that is saved.
+    stages = {**STAGES, "teacher_rl": {**STAGES["teacher_rl"], "steps": 14, "save_every": 6}}
+    plan = two_devices(plan_for(upload, controls=[], stages=stages))
+    rows, layout, host = tmp_path / "rows.jsonl", JobLayout(tmp_path / "job"), Host(kills=kills, after=7)
     with upload.open("rb") as stream:
         ingest(stream, rows)
     outcome = Pipeline(plan, rows, layout, host, command=launch_on_cpu).run()
@@ -127,7 +127,7 @@ def test_devices_that_share_a_models_states_come_to_the_same_weights(tmp_path: P
         ingest(stream, rows)
     found = {}
     for name, plan, launch in (("plain", plain, launch_on_cpu), ("shared", shared(plain), launch_sharded)):
-        layout, host = JobLayout(tmp_path / name), Host(kills="rank" if name == "shared" else None)
+        layout, host = JobLayout(tmp_path / name), Host(kills="rank" if name == "shared" else None, after=3)
         outcome = Pipeline(plan, rows, layout, host, command=launch).run()
         assert outcome.state == "succeeded", outcome.error
         assert (host.killed is not None) == (name == "shared")

@@ -15,7 +15,6 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from processes_testing import is_alive
 
 from s2d.embedded import supervisor as supervision
 from s2d.embedded.environment import environment
@@ -25,6 +24,7 @@ from s2d.embedded.ports import PortBusy, claim_port, is_loopback, local_url
 from s2d.embedded.redis import MAX_SOCKET_PATH, PrivateRedis, redis_server
 from s2d.embedded.supervisor import PartFailed, Supervisor
 from s2d.errors import InvalidRequest, Unavailable
+from s2d.runner.processes import alive
 from s2d.settings import Settings
 
 S2D = (sys.executable, "-m", "s2d.cli")
@@ -332,7 +332,7 @@ class Up:
         return (self.state_dir / "logs" / f"{name}.log").read_text()
 
     def gone(self) -> bool:
-        return not [p for p in self.parts if p.is_running() and is_alive(p.pid)]
+        return not list(filter(alive, self.parts))
 
     def end(self) -> None:
         self.process.kill()
