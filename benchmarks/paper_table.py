@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ from s2d.plan.models import ModelPolicy
 from s2d.plan.request import read_request
 from s2d.plan.service import make_plan
 from s2d.report.document import Report
+from s2d.runner.child import stage_command
 from s2d.runner.layout import JobLayout
 from s2d.runner.local import run_plan, summary_of
 from s2d.runner.task import StageResult
@@ -71,7 +72,14 @@ def run_seed(seed: int, folder: Path, options: dict[str, Any], began: float) -> 
     return found | {"direct_grpo_rates": rates_tried(plan, JobLayout(folder / "job"))}
 
 
-def run_job(plan: Plan, upload: Path, folder: Path, seed: int, began: float) -> Report:
+def run_job(
+    plan: Plan,
+    upload: Path,
+    folder: Path,
+    seed: int,
+    began: float,
+    command: Callable[[int], list[str]] = stage_command,
+) -> Report:
     """The report of the seed's job; says on the way how far it is.
 
     Raises:
@@ -82,7 +90,7 @@ def run_job(plan: Plan, upload: Path, folder: Path, seed: int, began: float) -> 
         if event.type in ("stage", "gate", "evaluation") or event.level != "info":
             print(f"{time.monotonic() - began:7.0f} s  seed {seed}  {event.message}", flush=True)
 
-    outcome = run_plan(plan, upload, folder, tell)
+    outcome = run_plan(plan, upload, folder, tell, command=command)
     if outcome.state != "succeeded" or outcome.report is None:
         raise RuntimeError(f"seed {seed}: {outcome.error}")
     return Report.model_validate_json(outcome.report.read_text())

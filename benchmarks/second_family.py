@@ -36,6 +36,7 @@ from s2d.plan.request import read_request
 from s2d.plan.service import make_plan
 from s2d.report.document import Report
 from s2d.rollouts.transformers_engine import TransformersEngine
+from s2d.runner.child import stage_command
 from s2d.runner.local import summary_of
 from s2d.stages.models import load_model, load_tokenizer
 from s2d.verifiers.base import VerifierSpec
@@ -98,7 +99,9 @@ def main() -> None:
     print(f"{arguments.out / 'second-family.md'} ({time.monotonic() - began:.0f} s)", flush=True)
 
 
-def run_seed(seed: int, folder: Path, began: float) -> dict[str, Any]:
+def run_seed(
+    seed: int, folder: Path, began: float, command: Callable[[int], list[str]] = stage_command
+) -> dict[str, Any]:
     """Base pair, problems and job of one seed; goes on where an earlier run of the same folder ended.
 
     Raises:
@@ -108,7 +111,7 @@ def run_seed(seed: int, folder: Path, began: float) -> dict[str, Any]:
     pretrain(seed, folder)
     plan, upload = plan_seed(seed, folder)
 
-    report = run_job(plan, upload, folder / "job", seed, began)
+    report = run_job(plan, upload, folder / "job", seed, began, command)
     students = {"base_student": folder / "models/student", "direct_grpo": folder / "job/models/direct_grpo"}
     # Beside the job's own problems, whose seed is the seed itself.
     fresh = graphs.problems(LOOKED_AT, seed + 1000)

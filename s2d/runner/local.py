@@ -17,7 +17,7 @@ from s2d.plan.document import Plan, load_plan
 from s2d.plan.graph import Account
 from s2d.plan.request import DataSummary
 from s2d.plan.service import check_against_data
-from s2d.runner.child import Wish
+from s2d.runner.child import Wish, stage_command
 from s2d.runner.layout import JobLayout
 from s2d.runner.pipeline import Outcome, Pipeline
 
@@ -69,8 +69,13 @@ def run_plan(
     on_event: Callable[[NewEvent], None],
     *,
     stopping: Callable[[], bool] = lambda: False,
+    command: Callable[[int], list[str]] = stage_command,
 ) -> Outcome:
     """Run `plan` on the labels of `upload` in the folder `out`; call it again with the same folder to resume.
+
+    Args:
+        stopping: asked all the time; true: checkpoint and end.
+        command: the program that runs a stage on so many devices.
 
     Raises:
         InvalidPlan: the folder holds another plan's run, or the file is not the one that the plan counts on.
@@ -82,7 +87,7 @@ def run_plan(
         raise InvalidPlan(f"{out} holds the run of another plan; choose another folder.", param="out")
     layout.root.mkdir(parents=True, exist_ok=True)
     with _alone(layout.root):
-        return _run(plan, upload, layout, _LocalHost(on_event, stopping))
+        return _run(plan, upload, layout, _LocalHost(on_event, stopping), command)
 
 
 @contextmanager
@@ -96,11 +101,11 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _run(plan: Plan, upload: Path, layout: JobLayout, host: _LocalHost) -> Outcome:
+def _run(plan: Plan, upload: Path, layout: JobLayout, host: _LocalHost, command: Callable[[int], list[str]]) -> Outcome:
     rows = layout.root / "rows.jsonl"
     with upload.open("rb") as stream:
         report = ingest(stream, rows)
     if plan.data.file_sha256 not in (None, report.sha256):
         raise InvalidPlan(f"The plan was made for another file than {upload}.", param="file")
     check_against_data(plan, report.labeled, report.unlabeled)
-    return Pipeline(plan, rows, layout, host).run()
+    return Pipeline(plan, rows, layout, host, command=command).run()

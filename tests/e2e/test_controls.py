@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import warm_stages
 from tiny import SHORT, labels, plan_for
 
 from s2d.events import NewEvent
@@ -36,7 +37,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
         stages=stages,
         gates={"c2": {"max_kl": 1e-6, "prompts": 8}},
     )
-    outcome = run_plan(plan, upload, root / "run", lambda _: None)
+    outcome = run_plan(plan, upload, root / "run", lambda _: None, command=warm_stages.command)
     assert outcome.state == "succeeded", outcome.error
     assert outcome.student == "rl_student"
     return plan, root / "run"
@@ -118,7 +119,7 @@ def test_a_stage_refuses_a_row_that_is_not_on_its_account(tmp_path: Path, role: 
             with (data / "teacher_rl.jsonl").open("a") as file:
                 file.write(strange)
 
-    outcome = run_plan(plan, upload, out, tamper)
+    outcome = run_plan(plan, upload, out, tamper, command=warm_stages.command)
     assert outcome.state == "failed"
     assert outcome.error is not None
     assert outcome.error["code"] == "label_spent"
@@ -137,7 +138,7 @@ def test_the_bridge_refuses_a_prompt_that_is_held_out(tmp_path: Path) -> None:
             with (out / "data" / "prompts.jsonl").open("a") as file:
                 file.write(json.dumps({**strange, "answer": None}) + "\n")
 
-    outcome = run_plan(plan, upload, out, tamper)
+    outcome = run_plan(plan, upload, out, tamper, command=warm_stages.command)
     assert outcome.state == "failed"
     assert outcome.error is not None
     assert (outcome.error["code"], outcome.error["stage"]) == ("label_spent", "teacher_rollouts")
@@ -154,7 +155,7 @@ def test_a_label_that_another_stage_has_spent_stops_the_job(tmp_path: Path) -> N
             split = json.loads((out / "data" / "split.json").read_text())["ids"]
             Ledger(out / "ledger.jsonl").spend(Account("workflow", "other"), "test", split["validation"][:1])
 
-    outcome = run_plan(plan, upload, out, spend_before)
+    outcome = run_plan(plan, upload, out, spend_before, command=warm_stages.command)
     assert outcome.state == "failed"
     assert outcome.error is not None
     assert outcome.error["code"] == "label_spent"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import warm_stages
 from tiny import SHORT, labels, plan_for
 
 from s2d.runner.local import run_plan
@@ -21,7 +22,7 @@ def test_a_bridge_with_every_option_on(tmp_path: Path) -> None:
     stages["opd"] = {**stages["opd"], **more, "extrapolate": [0.5, 1, 2]}
     plan = plan_for(upload, controls=[], labels={**SHORT["labels"], "student_rl": 0}, stages=stages)
     out = tmp_path / "out"
-    assert run_plan(plan, upload, out, lambda _: None).state == "succeeded"
+    assert run_plan(plan, upload, out, lambda _: None, command=warm_stages.command).state == "succeeded"
     for stage in ("warmup", "opd"):
         (events,) = (out / "stages" / stage).glob("events-*.jsonl")
         told = [one["data"]["metrics"] for one in map(json.loads, events.read_text().splitlines()) if one["step"]

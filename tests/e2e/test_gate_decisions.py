@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_stages
 from tiny import SHORT, labels, plan_for
 
 from s2d.evaluate.scores import Scores
@@ -59,7 +60,7 @@ def run_until(stage: str, plan: Plan, upload: Path, out: Path) -> Outcome:
         if event.type == "stage" and event.data["state"] == "succeeded":
             done.append(event.stage)
 
-    return run_plan(plan, upload, out, note, stopping=lambda: stage in done)
+    return run_plan(plan, upload, out, note, stopping=lambda: stage in done, command=warm_stages.command)
 
 
 def go_on(drawn: Path, out: Path) -> Path:

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import warm_stages
 from safetensors.torch import load_file
 from tiny import DEMO, SHORT, labels, plan_for
 
@@ -28,14 +29,15 @@ def test_adapters_are_trained_resumed_and_merged(tmp_path: Path) -> None:
         if event.stage == "opd" and event.step == 2 and event.type == "metrics":
             stop.set()
 
-    assert run_plan(plan, upload, tmp_path / "out", once, stopping=stop.is_set).state == "interrupted"
-    checkpoints = tmp_path / "out" / "stages" / "opd" / "checkpoints"
+    out, warm = tmp_path / "out", warm_stages.command
+    assert run_plan(plan, upload, out, once, stopping=stop.is_set, command=warm).state == "interrupted"
+    checkpoints = out / "stages" / "opd" / "checkpoints"
     assert list(checkpoints.glob("checkpoint-*/adapter_model.safetensors")), "a checkpoint holds the adapters alone"
     seen.clear()
-    assert run_plan(plan, upload, tmp_path / "out", seen.append).state == "succeeded"
+    assert run_plan(plan, upload, out, seen.append, command=warm).state == "succeeded"
     assert any(event.message.startswith("resuming from checkpoint-") for event in seen)
     for role, base in (("rl_teacher", "teacher"), ("rl_student", "student")):
-        merged = load_file(tmp_path / "out" / "models" / role / "model.safetensors")
+        merged = load_file(out / "models" / role / "model.safetensors")
         before = load_file(DEMO / base / "model.safetensors")
         assert merged.keys() == before.keys()
         moved = [name for name, tensor in merged.items() if not tensor.float().equal(before[name].float())]

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import pytest
+import warm_stages
 
 from benchmarks import second_family
 
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return second_family.run_seed(0, tmp_path_factory.mktemp("seed"), time.monotonic())
+    return second_family.run_seed(0, tmp_path_factory.mktemp("seed"), time.monotonic(), warm_stages.command)
 
 
 @pytest.fixture(scope="module")

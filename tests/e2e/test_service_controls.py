@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import warm_stages
 from service_testing import Client, start
 from sqlalchemy import select
 from tiny import SHORT
@@ -83,13 +84,13 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     upload = root / "mine.jsonl"
     write_jsonl(upload, 200, 100, seed=2026)
     # A lease for a machine that is busy twice: both runs go at once.
-    with start(root, lease_s=60.0) as service:
+    with start(root, lease_s=60.0, stage_command=warm_stages.command(1)) as service:
         client = Client(service)
         file_id = client.upload(upload)
         plan_id = client.plan(file_id, **OPTIONS)
         job = client.start(plan_id, file_id)
         plan = load_plan(client.http.get(f"/plans/{plan_id}").text)
-        outcome = run_plan(plan, upload, root / "local", lambda _: None)
+        outcome = run_plan(plan, upload, root / "local", lambda _: None, command=warm_stages.command)
         assert outcome.state == "succeeded", outcome.error
         shown = client.wait(job, "succeeded", patience_s=PATIENCE_S)
         report = client.http.get(f"/jobs/{job}/report").json()

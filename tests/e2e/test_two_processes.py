@@ -43,6 +43,11 @@ def two_devices(plan: Plan) -> Plan:
     return plan.model_copy(update={"stages": stages, "hardware": hardware}).sealed()
 
 
+def up_to(last: str, plan: Plan) -> Plan:
+    """The plan without the stages that come after this one."""
+    return plan.model_copy(update={"stages": plan.stages[: list(plan.ids()).index(last) + 1]}).sealed()
+
+
 def launch_on_cpu(devices: int, program: Sequence[str] = ("--module", "s2d.stages")) -> list[str]:
     """What `accelerate launch --multi_gpu` runs, without its check that there are GPUs."""
     if devices == 1:
@@ -99,9 +104,9 @@ class Host:
 @pytest.mark.parametrize("kills", ["rank", "launcher"])
 def test_a_killed_rank_is_a_crash_that_is_resumed_from(kills: Literal["rank", "launcher"], tmp_path: Path) -> None:
     upload = labels(tmp_path / "labels.jsonl")
-    # Killed after the seventh step, five before the next that is saved.
+    # Killed after the seventh step, five before the next that is saved. One stage shows it.
     stages = {**STAGES, "teacher_rl": {**STAGES["teacher_rl"], "steps": 14, "save_every": 6}}
-    plan = two_devices(plan_for(upload, controls=[], stages=stages))
+    plan = up_to("teacher_rl", two_devices(plan_for(upload, controls=[], stages=stages)))
     rows, layout, host = tmp_path / "rows.jsonl", JobLayout(tmp_path / "job"), Host(kills=kills, after=7)
     with upload.open("rb") as stream:
         ingest(stream, rows)
@@ -111,7 +116,7 @@ def test_a_killed_rank_is_a_crash_that_is_resumed_from(kills: Literal["rank", "l
     assert [event.message for event in host.seen if event.message.startswith("resuming")] == [
         "resuming from checkpoint-6"
     ]
-    folder = layout.stage("opd") / "checkpoints" / "checkpoint-4"
+    folder = layout.stage("teacher_rl") / "checkpoints" / "checkpoint-14"
     files = json.loads((folder / "manifest.json").read_text())["files"]
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(files), "the manifest waits for every process"
     assert not stage_processes(lambda task: layout.root in task.parents)
@@ -121,7 +126,7 @@ def test_devices_that_share_a_models_states_come_to_the_same_weights(tmp_path: P
     upload = labels(tmp_path / "labels.jsonl")
     # With a reference model too, and with gradients that are accumulated.
     stages = {**STAGES, "student_rl": {**STAGES["student_rl"], "beta": 0.02, "per_device_batch_size": 8}}
-    plain = two_devices(plan_for(upload, controls=[], stages=stages))
+    plain = up_to("student_rl", two_devices(plan_for(upload, controls=[], stages=stages)))
     rows = tmp_path / "rows.jsonl"
     with upload.open("rb") as stream:
         ingest(stream, rows)

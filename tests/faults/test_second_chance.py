@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import warm_stages
 from tiny import SHORT, labels, plan_for
 
 from s2d.data.ingest import ingest
@@ -77,12 +78,20 @@ def teacher_only(plan: Plan) -> Plan:
     return plan.model_copy(update={"stages": plan.stages[:1]}).sealed()
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> tuple[Plan, Path]:
-    upload = labels(tmp_path / "rows.jsonl")
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
+    upload = labels(tmp_path_factory.mktemp("labels") / "rows.jsonl")
     stages = {**SHORT["stages"], "teacher_rl": {**SHORT["stages"]["teacher_rl"], "per_device_batch_size": 32}}
     stages.pop("direct_grpo")
     return teacher_only(plan_for(upload, controls=[], stages=stages)), upload
+
+
+@pytest.fixture(scope="module")
+def undisturbed(plan: tuple[Plan, Path], tmp_path_factory: pytest.TempPathFactory) -> list[NewEvent]:
+    seen: list[NewEvent] = []
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert run_plan(*plan, out, seen.append, command=warm_stages.command).state == "succeeded"
+    return seen
 
 
 def run_with(fault: str, plan: Plan, upload: Path, out: Path) -> tuple[Outcome, list[NewEvent]]:
@@ -103,9 +112,9 @@ def rewards(events: list[NewEvent]) -> list[tuple[int | None, float]]:
 
 @pytest.mark.fault(12)
 @pytest.mark.parametrize("fault", NO_MEMORY)
-def test_half_the_micro_batch_makes_the_same_steps(plan: tuple[Plan, Path], tmp_path: Path, fault: str) -> None:
-    undisturbed: list[NewEvent] = []
-    run_plan(*plan, tmp_path / "whole", undisturbed.append)
+def test_half_the_micro_batch_makes_the_same_steps(
+    plan: tuple[Plan, Path], undisturbed: list[NewEvent], tmp_path: Path, fault: str
+) -> None:
     memory = MEMORY.format(limit=FITS, fault=NO_MEMORY[fault])
     outcome, seen = run_with(memory, *plan, tmp_path / "short")
     assert outcome.state == "succeeded", outcome.error
@@ -181,9 +190,9 @@ def memory_group() -> Iterator[MemoryGroup]:
 
 
 @pytest.mark.fault(11)
-def test_a_loss_that_is_no_number_is_rolled_back_once(plan: tuple[Plan, Path], tmp_path: Path) -> None:
-    undisturbed: list[NewEvent] = []
-    run_plan(*plan, tmp_path / "whole", undisturbed.append)
+def test_a_loss_that_is_no_number_is_rolled_back_once(
+    plan: tuple[Plan, Path], undisturbed: list[NewEvent], tmp_path: Path
+) -> None:
     outcome, seen = run_with(NAN.format(folder=str(tmp_path), times=1), *plan, tmp_path / "spoilt")
     assert outcome.state == "succeeded", outcome.error
     (warned,) = (event for event in seen if event.level == "warn")

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+import warm_stages
 from tiny import SHORT, labels, plan_for
 from traces import metrics, rewards, weights
 
@@ -116,7 +117,7 @@ def whole(plan: Plan, upload: Path, tmp_path_factory: pytest.TempPathFactory, wo
         if path := made.read():
             return Path(path)
         out = tmp_path_factory.mktemp("runs") / "whole"
-        assert run_plan(plan, upload, out, lambda _: None).state == "succeeded"
+        assert run_plan(plan, upload, out, lambda _: None, command=warm_stages.command).state == "succeeded"
         made.write(str(out))
         return out
 
