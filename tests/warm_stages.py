@@ -12,6 +12,7 @@ import atexit
 import functools
 import json
 import os
+import runpy
 import selectors
 import shutil
 import signal
@@ -21,10 +22,18 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 #: Of a stage's arguments and environment.
 LONGEST_ASK = 1 << 20
+
+
+def running(program: Path) -> Callable[[int], list[str]]:
+    """A Python file in place of `python -m s2d.stages`, for `s2d.runner.pipeline.Pipeline`."""
+    return lambda devices: [*command(devices), str(program)]
 
 
 def command(devices: int) -> list[str]:
@@ -36,12 +45,15 @@ def command(devices: int) -> list[str]:
 
 @functools.cache
 def _server() -> str:
+    from s2d.runner import child
+
     folder = tempfile.mkdtemp(prefix="s2d-warm-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = str(Path(folder) / "socket")
-    server = subprocess.Popen(
-        [sys.executable, __file__, "--serve", address], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    # Some of the libraries read their environment when they are imported.
+    environment = child.environment(1, None, 30)
+    program, pipe = [sys.executable, __file__, "--serve", address], subprocess.PIPE
+    server = subprocess.Popen(program, stdin=pipe, stdout=pipe, env=environment)
     assert server.stdout is not None
     if not server.stdout.readline():
         raise RuntimeError(f"the server of warm stages ended with status {server.wait()}")
@@ -50,14 +62,12 @@ def _server() -> str:
 
 def serve(address: str) -> None:
     """Fork a process for each client, until the pipe at stdin is closed."""
-    import torch
-
     from s2d.stages import evaluate, grpo, opd, select, teacher_rollouts, warmup  # noqa: F401
 
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address)
     listener.listen()
-    # Nobody waits for the stages here: each tells its client how it ended.
+    # Nobody waits for the keepers.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     print("ready", flush=True)
     events = selectors.DefaultSelector()
@@ -68,59 +78,75 @@ def serve(address: str) -> None:
         if os.fork() == 0:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            arguments = _become(client)
-            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-            _stage(client, arguments)
+            _keep(client)
         client.close()
 
 
-def _become(client: socket.socket) -> list[str]:
-    """Take over the client's output, folder and environment; returns its arguments."""
+def _keep(client: socket.socket) -> NoReturn:
+    """Start the stage that the client asks for and tell the client how it ended."""
     text, outputs, _, _ = socket.recv_fds(client, LONGEST_ASK, 2)
     ask = json.loads(text)
-    os.environ.clear()
-    os.environ.update(ask["environment"])
-    os.chdir(ask["folder"])
-    for stream, descriptor in enumerate(outputs, start=1):
-        os.dup2(descriptor, stream)
-        os.close(descriptor)
-    threading.Thread(target=_heed, args=(client,), daemon=True).start()
-    arguments: list[str] = ask["arguments"]
-    return arguments
+    stage = os.fork()
+    if stage == 0:
+        client.close()
+        # As a runner would start it: when the stage's supervisor is gone it ends its whole group.
+        os.setsid()
+        os.environ.clear()
+        os.environ.update(ask["environment"])
+        os.chdir(ask["folder"])
+        for stream, descriptor in enumerate(outputs, start=1):
+            os.dup2(descriptor, stream)
+            os.close(descriptor)
+        _stage(ask["arguments"])
+    threading.Thread(target=_heed, args=(client, stage), daemon=True).start()
+    _, status = os.waitpid(stage, 0)
+    with suppress(BrokenPipeError):
+        client.send(str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
 
 
-def _heed(client: socket.socket) -> None:
+def _heed(client: socket.socket, stage: int) -> None:
     while client.recv(1):
-        os.kill(os.getpid(), signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(stage, signal.SIGTERM)
+    os.kill(stage, signal.SIGKILL)
 
 
-def _stage(client: socket.socket, arguments: list[str]) -> None:
+def _stage(arguments: list[str]) -> NoReturn:
+    import torch
+
     from s2d.stages.__main__ import program
 
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     status = 1
     try:
-        status = program(arguments)
-    except Exception:
-        # As the interpreter would, whose end is not waited for.
+        if arguments[0].endswith(".py"):
+            sys.argv = arguments
+            runpy.run_path(arguments[0], run_name="__main__")
+            status = 0
+        else:
+            status = program(arguments)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
         traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        client.send(bytes([status]))
-        # Not by way of what the server would do at its end.
-        os._exit(status)
+    sys.stdout.flush()
+    # Not by way of what the server would do at its end.
+    os._exit(status)
 
 
 def ask(address: str, arguments: list[str]) -> int:
-    """Have a stage run; returns its exit status, or dies of SIGKILL as it did."""
+    """Have a stage run; returns its exit status, or dies of the signal that it died of."""
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.connect(address)
     signal.signal(signal.SIGTERM, lambda *_: server.send(b"t"))
     wanted = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
     socket.send_fds(server, [json.dumps(wanted).encode()], [1, 2])
-    if not (status := server.recv(1)):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return status[0]
+    status = int(server.recv(8))
+    if status < 0:
+        if status != -signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    return status
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ Wish = Literal["run", "stop"]
 """`stop`: SIGTERM, a checkpoint, then the grace time."""
 
 POLL_S = 0.1
+#: A job is nobody's business: TRL would send what is trained, and how, with each trainer that it makes. It would do so
+#: from a thread, whose look at the environment can meet another's change of it and end the process (getenv(3)).
+QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1"}
 VMSTAT = Path("/proc/vmstat")
 #: Between the kernel's decision to kill and the end of a process that has much memory to give back.
 OOM_WINDOW_S = 30.0
@@ -120,6 +123,7 @@ def environment(threads: int, gpus: int | None, grace_s: float) -> dict[str, str
         visible = kept.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         kept["CUDA_VISIBLE_DEVICES"] = ",".join(visible[:gpus])
     fixed = {
+        **QUIET,
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",

@@ -6,6 +6,7 @@ reason; 74 when the disk is too full for that file.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import shutil
@@ -36,6 +37,8 @@ Entry = Callable[[StageRuntime], StageResult]
 
 def program(arguments: list[str], entry: Callable[[Stage], Entry] | None = None) -> int:
     """`main` as a process of its own: with logs that tell the job, and a span that goes on with the job's trace."""
+    # A library that crashes leaves every thread's stack in the log, whose last lines the job tells.
+    faulthandler.enable()
     task = _task(arguments)
     settings = ObserveSettings()
     set_up(settings, "stage", job_id=task.job_dir.name, epoch=task.epoch, stage=task.stage)

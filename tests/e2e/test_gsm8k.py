@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import warm_stages
 from tiny import plan_for
 
 from s2d.events import NewEvent
@@ -32,7 +33,7 @@ FEW = {
 def test_c1_reports_that_the_teacher_did_not_improve_and_stops(gsm8k: Path, tmp_path: Path) -> None:
     plan = plan_for(gsm8k / "train.jsonl", **FEW, on_gate_failure="stop")
     assert plan.data.labeled == 7473
-    outcome = run_plan(plan, gsm8k / "train.jsonl", tmp_path / "out", lambda _: None)
+    outcome = run_plan(plan, gsm8k / "train.jsonl", tmp_path / "out", lambda _: None, command=warm_stages.command)
     assert outcome.error is not None
     assert outcome.error["code"] == "gate_c1"
     assert "gain" in outcome.error["message"]
@@ -41,7 +42,7 @@ def test_c1_reports_that_the_teacher_did_not_improve_and_stops(gsm8k: Path, tmp_
 def test_it_goes_on_to_the_end_when_asked_to(gsm8k: Path, tmp_path: Path) -> None:
     plan = plan_for(gsm8k / "train.jsonl", **FEW, on_gate_failure="continue")
     events: list[NewEvent] = []
-    outcome = run_plan(plan, gsm8k / "train.jsonl", tmp_path / "out", events.append)
+    outcome = run_plan(plan, gsm8k / "train.jsonl", tmp_path / "out", events.append, command=warm_stages.command)
     assert outcome.state == "succeeded"
     assert outcome.report is not None
     report = Report.model_validate_json(outcome.report.read_text())

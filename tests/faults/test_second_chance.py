@@ -4,7 +4,6 @@ back (row 11)."""
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,8 +100,7 @@ def run_with(fault: str, plan: Plan, upload: Path, out: Path) -> tuple[Outcome, 
     with upload.open("rb") as stream:
         ingest(stream, rows)
     host = Recorder()
-    command = [sys.executable, str(script)]
-    outcome = Pipeline(plan, rows, JobLayout(out), host, command=lambda _: command).run()
+    outcome = Pipeline(plan, rows, JobLayout(out), host, command=warm_stages.running(script)).run()
     return outcome, host.seen
 
 

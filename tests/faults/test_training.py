@@ -200,7 +200,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_the_job_goes_on_when_there_
     checkpoints = JobLayout(out).stage("teacher_rl") / "checkpoints"
     kept = tmp_path / "kept"
     with small_disk(checkpoints, *options):
-        outcome = run_plan(teacher_only(plan), upload, out, lambda _: None)
+        outcome = run_plan(teacher_only(plan), upload, out, lambda _: None, command=warm_stages.command)
         assert outcome.state == "failed"
         assert outcome.error is not None
         assert (outcome.error["code"], outcome.error["stage"]) == ("disk_full", "teacher_rl")
@@ -212,7 +212,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_the_job_goes_on_when_there_
         shutil.copytree(checkpoints, kept)
     shutil.copytree(kept, checkpoints, dirs_exist_ok=True)
     events: list[NewEvent] = []
-    assert run_plan(teacher_only(plan), upload, out, events.append).state == "succeeded"
+    assert run_plan(teacher_only(plan), upload, out, events.append, command=warm_stages.command).state == "succeeded"
     assert [one.message for one in events if one.message.startswith("resuming")] == ["resuming from checkpoint-2"]
     assert sha256_file(out / "models" / "rl_teacher" / "model.safetensors") == weights(whole)["rl_teacher"]
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -55,6 +56,7 @@ def run_stage(
         plan = plan.model_copy(update={"hardware": plan.hardware.model_copy(update={"devices": devices})}).sealed()
     run = Pipeline(plan, upload, JobLayout(tmp_path / "job"), host, command=lambda _: [sys.executable, str(script)])
     run._take_over()
+    run.layout.plan.write_text(plan.model_dump_json())
     run._run_child("teacher_rl")
     return seen
 
@@ -194,6 +196,40 @@ def test_a_number_of_an_attempt_is_not_given_twice_though_its_events_are_lost(
     assert sorted(path.name for path in folder.glob("events-*")) == [
         f"events-{number:03d}.jsonl" for number in (3, 5, 6, 7)
     ]
+
+
+#: What a library in C does when it goes wrong.
+SEGFAULTS = """
+import os, signal, sys
+from s2d.stages.__main__ import program
+
+def into_the_void(runtime):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+program(sys.argv[1:], lambda stage: into_the_void)
+"""
+
+
+def test_a_library_that_crashes_leaves_its_stack_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StageFailure, match=f"signal {signal.SIGSEGV:d}") as failed:
+        run_stage(tmp_path, False, monkeypatch, SEGFAULTS)
+    assert "in into_the_void" in "\n".join(failed.value.details["log"])
+
+
+def test_a_stage_tells_nobody_what_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL would, by this function, and does not where it is told that it is tested."""
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    tell = (
+        "from huggingface_hub.utils import _telemetry as sent\n"
+        "sent._start_telemetry_thread = lambda: None\n"
+        "sent.send_telemetry('trl')\n"
+        "print(sent._TELEMETRY_QUEUE.qsize())"
+    )
+    for environment, messages in ((dict(os.environ), "1"), (child.environment(1, None, 30), "0")):
+        command = [sys.executable, "-c", tell]
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert told.stdout.strip() == messages
 
 
 def test_a_launcher_waits_longer_for_its_processes_than_the_runner() -> None:
