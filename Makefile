@@ -8,6 +8,9 @@ VLLM   := .venv-vllm
 
 SEEDS  ?= 6
 
+# Two processes, files in the order in which tests/conftest.py puts them.
+BY_FILE := -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: demo test test-slow test-faults test-vllm bench-paper bench-planner soak lint setup clean
 
 setup: $(READY)
@@ -22,10 +25,10 @@ demo: $(READY)
 	$(BIN)/s2d demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not vllm' --ignore tests/faults -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not vllm' --ignore tests/faults $(BY_FILE)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m 'slow and not vllm' --ignore tests/faults -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'slow and not vllm' --ignore tests/faults $(BY_FILE)
 
 # vLLM pins other versions of what we use, so it has an environment of its own; this is its build for CPUs.
 $(VLLM)/.ready:

@@ -23,6 +23,16 @@ TEMPLATE = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests that may take longest come first, so that one process is not left with them at the end."""
+    longest: dict[Path, float] = {}
+    for item in items:
+        limits = [mark.args[0] for mark in item.iter_markers("timeout")]
+        longest[item.path] = max([longest.get(item.path, 0), *limits])
+    items.sort(key=lambda item: -longest[item.path])
+
+
 @pytest.fixture(scope="session")
 def gsm8k() -> Path:
     """The folder with GSM8K's train.jsonl and test.jsonl, found beside the repository."""
