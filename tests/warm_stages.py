@@ -40,11 +40,13 @@ def command(devices: int) -> list[str]:
     """In place of `s2d.runner.child.stage_command`. The server is made at the first call and ends with us."""
     assert devices == 1, "a launcher starts processes of its own"
     # Without site packages the client starts in a moment.
-    return [sys.executable, "-I", "-S", __file__, _server()]
+    address, _ = _server()
+    return [sys.executable, "-I", "-S", __file__, address]
 
 
 @functools.cache
-def _server() -> str:
+def _server() -> tuple[str, subprocess.Popen[bytes]]:
+    """Its address, and its process, which ends when nobody holds the pipe to it any more."""
     from s2d.runner import child
 
     folder = tempfile.mkdtemp(prefix="s2d-warm-")
@@ -57,7 +59,7 @@ def _server() -> str:
     assert server.stdout is not None
     if not server.stdout.readline():
         raise RuntimeError(f"the server of warm stages ended with status {server.wait()}")
-    return address
+    return address, server
 
 
 def serve(address: str) -> None:
