@@ -18,6 +18,7 @@ from s2d.errors import Unavailable
 from s2d.observe import OFF, Tracing, open_tracing, set_up
 from s2d.services.context import Context, open_context
 from s2d.settings import Settings
+from s2d.store.outbox import Message
 from worker.janitor import Janitor
 from worker.outbox import Outbox, Resend
 from worker.reaper import Reaper
@@ -26,6 +27,8 @@ from worker.threads import Periodic
 TASK = "s2d.run_job"
 #: So long a broker is waited for that is asked what it holds.
 BROKER_PATIENCE_S = 5.0
+#: Priorities at Redis, where 0 comes first: a job that lost its worker does not wait behind all that came after it.
+BEGUN, FRESH = 0, 6
 
 
 def make_app(settings: Settings) -> Celery:
@@ -89,9 +92,9 @@ class Housekeeping:
         self.tracing.close()
 
 
-def publish(job_id: str) -> None:
-    """Hand a job id to the broker. Raises kombu's OperationalError while it is away."""
-    app.send_task(TASK, args=[job_id], retry=False)
+def publish(message: Message) -> None:
+    """Hand a message to the broker. Raises kombu's OperationalError while it is away."""
+    app.send_task(TASK, args=[message.job_id], priority=BEGUN if message.begun else FRESH, retry=False)
 
 
 def held(app: Celery) -> int:

@@ -10,6 +10,7 @@ from kombu.exceptions import OperationalError
 
 from s2d.services.context import Context
 from s2d.store import outbox
+from s2d.store.outbox import Message
 from worker.threads import Periodic
 
 INTERVAL_S = 0.5
@@ -19,7 +20,7 @@ _log = logging.getLogger("s2d.worker")
 
 
 class Outbox(Periodic):
-    def __init__(self, ctx: Callable[[], Context], publish: Callable[[str], None]) -> None:
+    def __init__(self, ctx: Callable[[], Context], publish: Callable[[Message], None]) -> None:
         super().__init__("outbox", INTERVAL_S)
         self._ctx = ctx
         self._publish = publish
@@ -27,12 +28,12 @@ class Outbox(Periodic):
     def turn(self) -> None:
         db = self._ctx().db
         with db.read() as session:
-            waiting = [(row.id, row.job_id) for row in outbox.unsent(session)]
-        for message_id, job_id in waiting:
+            waiting = outbox.unsent(session)
+        for message in waiting:
             # Sent first, marked after: a death between the two sends it again.
-            self._publish(job_id)
+            self._publish(message)
             with db.begin() as session:
-                outbox.mark_sent(session, message_id)
+                outbox.mark_sent(session, message.id)
 
 
 class Resend(Periodic):

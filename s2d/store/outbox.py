@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from s2d.store.database import db_now
 from s2d.store.tables import JobRow, OutboxRow
+
+
+class Message(NamedTuple):
+    """Look at this job."""
+
+    id: int
+    job_id: str
+    #: Whether a worker has had the job before.
+    begun: bool
 
 
 def add(session: Session, job_id: str) -> None:
@@ -21,10 +30,11 @@ def due() -> ColumnElement[bool]:
     return or_(JobRow.available_at.is_(None), JobRow.available_at <= db_now())
 
 
-def unsent(session: Session, limit: int = 100) -> Sequence[OutboxRow]:
-    """Those whose job need not wait any longer, oldest first."""
-    query = select(OutboxRow).join(JobRow).where(OutboxRow.sent_at.is_(None), due()).order_by(OutboxRow.id).limit(limit)
-    return session.scalars(query).all()
+def unsent(session: Session, limit: int = 100) -> list[Message]:
+    """Those whose job need not wait any longer: first of jobs that had begun, then oldest first."""
+    begun = JobRow.started_at.is_not(None)
+    query = select(OutboxRow.id, OutboxRow.job_id, begun).join(JobRow).where(OutboxRow.sent_at.is_(None), due())
+    return [Message(*row) for row in session.execute(query.order_by(begun.desc(), OutboxRow.id).limit(limit))]
 
 
 def mark_sent(session: Session, message_id: int) -> None:

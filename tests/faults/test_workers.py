@@ -76,6 +76,22 @@ def test_an_orphan_that_cannot_end_itself_is_ended_before_the_next_trainer_begin
     fault.check(job)
 
 
+@pytest.mark.fault(2)
+def test_a_job_that_lost_its_worker_goes_before_those_that_wait_for_their_first(fault: Fault) -> None:
+    first = fault.rig.start_worker()
+    job = fault.job()
+    fault.client.wait_for_step(job, "teacher_rl", 12)
+    # The next worker may take one while the lease of the lost one still runs.
+    _, waiting = fault.job(seed=1, **LONG), fault.job(seed=2)
+    kill(first)
+    fault.rig.start_worker()
+    fault.client.wait(job, "succeeded")
+    assert fault.states(job) == ["queued", "running", "queued", "running", "succeeded"]
+    fault.check(job)
+    fault.client.wait(waiting, "running", "succeeded")
+    assert fault.client.job(waiting)["started_at"] >= fault.client.job(job)["finished_at"]
+
+
 @pytest.mark.fault(6)
 def test_many_workers_with_many_messages_for_one_job_run_it_once(fault: Fault) -> None:
     from worker.celery_app import TASK, make_app

@@ -64,7 +64,7 @@ def state(ctx: Context, job_id: str) -> str:
 
 def test_messages_do_not_pile_up_behind_busy_workers_and_lost_ones_are_sent_again(ctx: Context) -> None:
     broker = Broker()
-    send = Outbox(lambda: ctx, broker.messages.append)
+    send = Outbox(lambda: ctx, lambda message: broker.messages.append(message.job_id))
     again = Resend(lambda: ctx, LEASE_S, broker.held)
     ids = sorted(new_job(ctx.db) for _ in range(3))
 

@@ -298,6 +298,21 @@ def test_nothing_is_sent_again_while_the_broker_has_a_message_for_each_job_that_
         assert sorted(one.job_id for one in outbox.unsent(session)) == sorted(ids)
 
 
+def test_messages_of_jobs_that_had_begun_come_first(db: Database) -> None:
+    fresh, begun, handed_back = (new_job(db) for _ in range(3))
+    for job_id in (begun, handed_back):
+        taken = held(db, job_id)
+        with db.begin() as session:
+            jobs.finish(session, taken, "queued")
+    with db.begin() as session:
+        for message in outbox.unsent(session):
+            outbox.mark_sent(session, message.id)
+        assert outbox.resend_stale(session, older_than_s=-1, held=0) == 3
+        waiting = outbox.unsent(session)
+    assert [(one.job_id, one.begun) for one in waiting] == [(begun, True), (handed_back, True), (fresh, False)]
+    assert waiting[0].id > waiting[2].id, "although it was written later"
+
+
 def test_a_message_is_written_with_its_job_and_sent_again_when_lost(db: Database) -> None:
     job_id = new_job(db)
     with db.begin() as session:
