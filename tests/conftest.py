@@ -23,7 +23,8 @@ TEMPLATE = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)
+# After -m and -k have left out what they do.
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with tests that may take longest come first, so that one process is not left with them at the end."""
     longest: dict[Path, float] = {}

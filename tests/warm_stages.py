@@ -8,7 +8,6 @@ real ones.
 
 from __future__ import annotations
 
-import atexit
 import functools
 import json
 import os
@@ -39,8 +38,8 @@ def running(program: Path) -> Callable[[int], list[str]]:
 def command(devices: int) -> list[str]:
     """In place of `s2d.runner.child.stage_command`. The server is made at the first call and ends with us."""
     assert devices == 1, "a launcher starts processes of its own"
-    # Without site packages the client starts in a moment.
     address, _ = _server()
+    # Without site packages the client starts in a moment.
     return [sys.executable, "-I", "-S", __file__, address]
 
 
@@ -50,7 +49,6 @@ def _server() -> tuple[str, subprocess.Popen[bytes]]:
     from s2d.runner import child
 
     folder = tempfile.mkdtemp(prefix="s2d-warm-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = str(Path(folder) / "socket")
     # Some of the libraries read their environment when they are imported.
     environment = child.environment(1, None, 30)
@@ -82,6 +80,7 @@ def serve(address: str) -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _keep(client)
         client.close()
+    shutil.rmtree(Path(address).parent)
 
 
 def _keep(client: socket.socket) -> NoReturn:
@@ -110,7 +109,10 @@ def _keep(client: socket.socket) -> NoReturn:
 def _heed(client: socket.socket, stage: int) -> None:
     while client.recv(1):
         os.kill(stage, signal.SIGTERM)
-    os.kill(stage, signal.SIGKILL)
+    # As a runner ends it: with all that it has started. It may not have come to its group yet.
+    for end in (os.kill, os.killpg):
+        with suppress(ProcessLookupError):
+            end(stage, signal.SIGKILL)
 
 
 def _stage(arguments: list[str]) -> NoReturn:

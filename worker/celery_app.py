@@ -27,7 +27,7 @@ from worker.threads import Periodic
 TASK = "s2d.run_job"
 #: So long a broker is waited for that is asked what it holds.
 BROKER_PATIENCE_S = 5.0
-#: Priorities at Redis, where 0 comes first: a job that lost its worker does not wait behind all that came after it.
+#: Priorities at Redis (of 0, 3, 6, 9; 0 comes first): a job that lost its worker waits behind none that came later.
 BEGUN, FRESH = 0, 6
 
 

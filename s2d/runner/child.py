@@ -191,8 +191,15 @@ def _oom_kills() -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
-def _last_lines(log: Path, count: int = 30) -> tuple[str, ...]:
+def _last_lines(log: Path, count: int = 30, crash: int = 10) -> tuple[str, ...]:
+    """Of a crash in C code, whose stacks are long, have the innermost call first and tell other threads before the one
+    that crashed: its last lines are the first `crash` of that thread's stack (see `faulthandler`)."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 32_768))
-        text = file.read().decode("utf-8", "replace")
-    return tuple(text.splitlines()[-count:])
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    said = [number for number, line in enumerate(lines) if line.startswith("Fatal Python error: ")]
+    if said:
+        stacks = range(said[-1] + 1, len(lines))
+        thread = next((number for number in stacks if lines[number].startswith("Current thread ")), said[-1] + 1)
+        lines = lines[: said[-1] + 1] + lines[thread : thread + crash - 1]
+    return tuple(lines[-count:])

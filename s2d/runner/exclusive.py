@@ -30,7 +30,7 @@ from s2d.runner.task import ProcessId, same_process
 POLL_S = 0.1
 #: An orphan ends itself in less; what is still there then is stopped or hangs in the kernel.
 PATIENCE_S = 5.0
-#: After SIGKILL, or for a process on another host: then the job is given back, or fails, rather than have two trainers.
+#: After SIGKILL: then the job is given back, or fails, rather than have two trainers.
 LAST_PATIENCE_S = 60.0
 
 
@@ -131,6 +131,7 @@ def _wait_for_all(
         waited = time.monotonic() - began
         if waited > PATIENCE_S and not killed:
             killed = True
+            _leave_to_its_host(layout)
             _kill(layout)
         if waited > PATIENCE_S + last_patience_s:
             _give_up(layout)
@@ -138,11 +139,16 @@ def _wait_for_all(
     _refuse_older(file, epoch)
 
 
-def _give_up(layout: JobLayout) -> None:
+def _leave_to_its_host(layout: JobLayout) -> None:
+    """Such a process is frozen, or its host is without power and a file server has not given up its locks yet. Nothing
+    can be done about it from here, and a worker that waited for it would be kept from other jobs."""
     last = holder(layout)
     if last is not None and last.host != this_host():
-        # Frozen, or of a host without power whose locks a file server has not given up yet.
         raise StillHeld(f"process {last.process.pid} of {last.host} still has the job's lock")
+
+
+def _give_up(layout: JobLayout) -> None:
+    last = holder(layout)
     if last is not None and same_process(last.process) is not None:
         raise StageFailure(f"A stage process of an earlier claim is still alive: {last}.", code="lost_worker")
     if left := _stage_processes(layout):

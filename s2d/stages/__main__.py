@@ -37,7 +37,7 @@ Entry = Callable[[StageRuntime], StageResult]
 
 def program(arguments: list[str], entry: Callable[[Stage], Entry] | None = None) -> int:
     """`main` as a process of its own: with logs that tell the job, and a span that goes on with the job's trace."""
-    # A library that crashes leaves every thread's stack in the log, whose last lines the job tells.
+    # A library that crashes leaves every thread's stack in the log, see `s2d.runner.child`.
     faulthandler.enable()
     task = _task(arguments)
     settings = ObserveSettings()

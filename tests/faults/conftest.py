@@ -17,11 +17,6 @@ from faults_testing import Fault
 from benchmarks.rig import Rig
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that may take longest come first, so that one process is not left with them at the end."""
-    items.sort(key=lambda item: -max((mark.args[0] for mark in item.iter_markers("timeout")), default=0))
-
-
 @pytest.fixture
 def settings() -> dict[str, Any]:
     """A test's own settings, by overriding this fixture."""

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from tiny import labels, plan_for
 
+from s2d.cli.outcome import LOG_LINES
 from s2d.errors import StageFailure
 from s2d.events import NewEvent
 from s2d.runner import child, pipeline
@@ -200,12 +201,16 @@ def test_a_number_of_an_attempt_is_not_given_twice_though_its_events_are_lost(
 
 #: What a library in C does when it goes wrong.
 SEGFAULTS = """
-import os, signal, sys
+import os, signal, sys, threading
 from s2d.stages.__main__ import program
 
-def into_the_void(runtime):
+def into_the_void(runtime, depth=50):
+    if depth:
+        into_the_void(runtime, depth - 1)
     os.kill(os.getpid(), signal.SIGSEGV)
 
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+print("the last words")
 program(sys.argv[1:], lambda stage: into_the_void)
 """
 
@@ -213,13 +218,20 @@ program(sys.argv[1:], lambda stage: into_the_void)
 def test_a_library_that_crashes_leaves_its_stack_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StageFailure, match=f"signal {signal.SIGSEGV:d}") as failed:
         run_stage(tmp_path, False, monkeypatch, SEGFAULTS)
-    assert "in into_the_void" in "\n".join(failed.value.details["log"])
+    told = failed.value.details["log"]
+    assert "the last words" in told
+    # What `s2d` shows of it: the call that crashed, of the thread that crashed.
+    fatal, thread, innermost, *_ = told[-LOG_LINES:]
+    assert fatal == "Fatal Python error: Segmentation fault"
+    assert thread.startswith("Current thread ")
+    assert innermost.endswith("in into_the_void")
 
 
 def test_a_stage_tells_nobody_what_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TRL would, by this function, and does not where it is told that it is tested."""
-    monkeypatch.delenv("CI", raising=False)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    """TRL would, by this function."""
+    quiet = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    for name in quiet:
+        monkeypatch.delenv(name, raising=False)
     tell = (
         "from huggingface_hub.utils import _telemetry as sent\n"
         "sent._start_telemetry_thread = lambda: None\n"

@@ -204,8 +204,8 @@ def test_the_broker_is_asked_for_what_it_holds_and_not_waited_for(monkeypatch: p
             assert process.poll() is None
             time.sleep(0.02)
         assert celery_app.held(app) == 0
-        for _ in range(3):
-            app.send_task(celery_app.TASK, args=["job_1"])
+        for priority in (celery_app.BEGUN, celery_app.FRESH, celery_app.FRESH):
+            app.send_task(celery_app.TASK, args=["job_1"], priority=priority)
         assert celery_app.held(app) == 3
         monkeypatch.setattr(celery_app, "BROKER_PATIENCE_S", 0.5)
         process.send_signal(signal.SIGSTOP)
