@@ -27,10 +27,20 @@ def draw(report: Report, folder: Path) -> list[str]:
     if report.arms:
         _accuracy(report, folder / "accuracy.png")
         names.append("accuracy.png")
-    if report.curves:
-        _curves(report, folder / "curves.png")
+    if kinds := _drawn(report):
+        _curves(report, kinds, folder / "curves.png")
         names.append("curves.png")
     return names
+
+
+def _drawn(report: Report) -> dict[str, str]:
+    """Stages with something to draw, and their kinds: a drill's have told nothing that is worth a look."""
+    stages = [stage for stage in report.stages if stage.arm == "workflow" or stage.kind == "direct_grpo"]
+    return {
+        stage.id: stage.kind
+        for stage in stages
+        if any(metric in report.curves.get(stage.id, {}) for metric, _ in CURVES.get(stage.kind, ()))
+    }
 
 
 def _accuracy(report: Report, path: Path) -> None:
@@ -50,12 +60,10 @@ def _accuracy(report: Report, path: Path) -> None:
     _save(figure, path)
 
 
-def _curves(report: Report, path: Path) -> None:
-    kinds = {stage.id: stage.kind for stage in report.stages if stage.arm == "workflow" or stage.kind == "direct_grpo"}
-    stages = [name for name in report.curves if name in kinds]
-    figure, grid = plt.subplots(2, len(stages), figsize=(3.2 * len(stages), 5), squeeze=False)
-    for column, stage in enumerate(stages):
-        for row, (metric, label) in enumerate(CURVES[kinds[stage]]):
+def _curves(report: Report, kinds: dict[str, str], path: Path) -> None:
+    figure, grid = plt.subplots(2, len(kinds), figsize=(3.2 * len(kinds), 5), squeeze=False)
+    for column, (stage, kind) in enumerate(kinds.items()):
+        for row, (metric, label) in enumerate(CURVES[kind]):
             axes = grid[row][column]
             points = report.curves[stage].get(metric, [])
             axes.plot([step for step, _ in points], [value for _, value in points], linewidth=1.2)
