@@ -6,6 +6,7 @@ but the caller. `Client` is the service as a user sees it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sqlite3
@@ -243,7 +244,33 @@ def stop(part: Part, patience_s: float = PATIENCE_S) -> None:
 
 
 def freeze(part: Part) -> None:
-    part.signal(signal.SIGSTOP)
+    """All of its threads have stopped when this returns. The signal alone stops each when it next leaves the kernel,
+    and until then it may take a lock."""
+
+    def frozen() -> bool:
+        part.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 1
+        while not (stopped := _stopped(part)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        # One that is starting a process waits for that, which is frozen too.
+        if not stopped:
+            thaw(part)
+        return stopped
+
+    until(f"{part.name} is frozen", frozen)
+
+
+def _stopped(part: Part) -> bool:
+    """Whether all threads of the part's group have stopped or ended, see proc(5)."""
+    assert part.pid is not None
+    guard = psutil.Process(part.pid)
+    try:
+        # Stages have groups of their own.
+        group = [one.pid for one in (guard, *guard.children(recursive=True)) if os.getpgid(one.pid) == part.pid]
+        states = [stat.read_text() for pid in group for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (psutil.NoSuchProcess, OSError):
+        return False
+    return all(state.rpartition(")")[2].split()[0] in "TZX" for state in states)
 
 
 def freeze_between_writes(rig: Rig, part: Part) -> None:
