@@ -69,8 +69,8 @@ def spent(layout: JobLayout) -> list[Leftover]:
 
 
 def remains(layout: JobLayout) -> list[Leftover]:
-    """May go once the job has ended. Temporary files only beside plan and results, not among data or rollouts."""
-    found = _measured(_temporary(layout.root))
+    """May go once the job has ended. Temporary files beside plan, results and scores, not among data or rollouts."""
+    found = _measured([*_temporary(layout.root), *_temporary(layout.evaluations)])
     for stage in _stages(layout):
         found += _measured(_temporary(stage), stage.name)
     for stage in _unfinished(layout):

@@ -57,6 +57,7 @@ def make(root: Path, job: Job) -> JobLayout:
     for name in KEPT:
         write(root / name)
     write(root / ".plan.json.12.tmp")
+    write(root / "evaluations" / ".test-a.json.12.tmp")
     for number, stage in enumerate(job.stages):
         folder = root / "stages" / f"s{number}"
         for name in KEPT_OF_STAGE:
@@ -85,7 +86,7 @@ def may_go(name: str, job: Job) -> bool:
     """Said once more, by the path alone."""
     parts = name.split("/")
     if parts[0] != "stages":
-        return job.ended_s is not None and name == ".plan.json.12.tmp"
+        return job.ended_s is not None and name in (".plan.json.12.tmp", "evaluations/.test-a.json.12.tmp")
     stage, below = job.stages[int(parts[1][1:])], parts[2:]
     if any(part.startswith(TRASH) for part in below):
         return True
