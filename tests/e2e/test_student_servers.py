@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -22,6 +22,7 @@ QUESTION = [{"role": "user", "content": "2+2?"}]
 #: Never a special token, so that an answer is as long as asked for and all of it is content.
 ENDLESS = {"logit_bias": {"0": -100, "1": -100, "2": -100}}
 
+T = TypeVar("T")
 Ask = Callable[[Forwarder, Lease], Coroutine[Any, Any, Any]]
 
 
@@ -73,6 +74,22 @@ async def payloads(events: AsyncIterator[bytes]) -> AsyncIterator[str]:
 def server_processes(lease: Lease) -> list[psutil.Process]:
     port = lease.base_url.rpartition(":")[2]
     return descendants(port)
+
+
+async def in_slices(processes: list[psutil.Process], work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` gives, while the processes run for 20 ms at a time; they are frozen afterwards.
+
+    On a busy machine a server may otherwise send a whole answer before its reader sees the beginning.
+    """
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        for process in processes:
+            process.resume()
+        await asyncio.sleep(0.02)
+        for process in processes:
+            process.suspend()
+        await asyncio.wait([task], timeout=0.1)
+    return task.result()
 
 
 def test_a_completion_is_what_a_strict_client_accepts(ask: Callable[[Ask], Any]) -> None:
@@ -145,13 +162,16 @@ def test_a_server_killed_mid_stream_ends_in_an_error_and_is_started_again(
     ask: Callable[[Ask], Any], servers: StudentServers
 ) -> None:
     async def killed(forwarder: Forwarder, lease: Lease) -> list[str]:
-        # Looked up beforehand, so that the signal comes while most of the answer is still to be drawn.
         processes = server_processes(lease)
-        events = payloads(await forwarder.stream(lease, body(max_tokens=900)))
-        seen = [await anext(events)]
+
+        async def begun() -> tuple[str, AsyncIterator[str]]:
+            events = payloads(await forwarder.stream(lease, body(max_tokens=900)))
+            return await anext(events), events
+
+        seen, events = await in_slices(processes, begun())
         for process in processes:
             process.kill()
-        return seen + [data async for data in events]
+        return [seen] + [data async for data in events]
 
     *_, last = ask(killed)
     assert json.loads(last)["error"]["code"] == "student_server_died"
