@@ -73,8 +73,9 @@ class Client:
     def __init__(self, url: str, key: str, models: Path) -> None:
         self.url, self.key, self.models = url, key, models
         headers = {"Authorization": f"Bearer {key}"}
-        # All connections are kept: of more than 20, httpx closes idle ones, also one just given to another thread.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=None)
+        # However many there are: of more than 20, httpx closes idle ones, also one just given to another thread. No
+        # longer than a while: uvicorn closes its side after 5 s, and a request may meet that.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2)
         self.http = plain_http(base_url=f"{url}/v1", headers=headers, timeout=60, limits=limits)
 
     def upload(self, path: Path) -> str:
